@@ -1,0 +1,44 @@
+"""What every command line shares: a user's mistake is one clear line and exit code 2, never a traceback."""
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from harmopower.config import ConfigError
+
+# What reading flags and files can raise when the command line or the data are wrong.
+PARSE_ERRORS = (AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, flags.Error)
+
+
+class CommandError(Exception):
+    """Ends the command with `exit_code` and one line."""
+
+    def __init__(self, message: str, exit_code: int = 2):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Parses the flags, calls `main(argv)` and exits with its return value."""
+    try:
+        argv = flags.FLAGS(sys.argv)
+    except PARSE_ERRORS as error:
+        _fail(error, 2)
+    try:
+        app.run(main, argv=argv, flags_parser=lambda args: args)
+    except CommandError as error:
+        _fail(error, error.exit_code)
+    except ConfigError as error:
+        _fail(error, 2)
+
+
+def refuse_arguments(argv: list[str]) -> None:
+    """Raises CommandError for words that are no flags: a forgotten `--` must not pass unseen."""
+    if len(argv) > 1:
+        raise CommandError(f"unexpected argument {argv[1]!r}; settings are given as --config.key=value")
+
+
+def _fail(error: BaseException, exit_code: int) -> None:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    print("error: " + " ".join(text.split()), file=sys.stderr)
+    sys.exit(exit_code)

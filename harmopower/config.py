@@ -1,0 +1,216 @@
+"""The configuration of a run: every key, its default and its meaning, in one place.
+
+A file in `configs/` starts from `get_config()` and states the difference. Command-line overrides (`--config.a.b=1`) are
+applied by ml_collections on top, so a key that is not here cannot be set by mistake.
+"""
+import difflib
+import json
+
+from ml_collections import ConfigDict
+
+CHOICES = {
+    "data.regions": ("boxes", "random", "mixed"),
+    "model.pool": ("cls", "mean"),
+    "model.text_pool": ("auto", "eos", "mean"),
+    "model.dense": ("full", "value"),
+    "model.activation": ("gelu", "gelu_tanh", "quick_gelu"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "dots", "full"),
+    "model.attention": ("xla", "cudnn"),
+    "objective.region_pooling": ("cover", "overlap", "roi_align"),
+    "objective.global.kind": ("softmax", "sigmoid"),
+    "objective.lexeme_region.temperature": ("shared", "own"),
+    "objective.lexeme_region.duplicates": ("positives", "ignore"),
+    "objective.global_region.mode": ("text", "crop"),
+    "objective.powerset.method": ("exact", "nla", "sampled"),
+    "objective.powerset.phrase_norm": ("sum", "unit"),
+    "objective.powerset.score_norm": ("sum", "mean"),
+}
+LOWEST = {
+    "total_steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "data.image_size": 1,
+    "data.context_length": 3,  # start, one token, end
+    "data.max_phrases": 1,
+    "data.max_boxes": 1,
+    "data.workers": 0,
+    "data.max_bad_fraction": 0,
+    "objective.powerset.temperature": 1e-9,
+    "objective.powerset.samples": 1,
+    "objective.powerset.margin": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.warmup_steps": 0,
+    "mesh.tensor": 1,
+    "checkpoint.keep": 1,
+    "log.every_steps": 1,
+}
+OBJECTIVES = ("global", "lexeme_region", "global_region", "powerset")
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults; config files change what they need."""
+    config = ConfigDict()
+    config.seed = 0
+    config.total_steps = 1000
+    config.batch_size = 128  # global: over all devices and all accumulation slices
+    config.accumulate = 1  # slices of the global batch, with exact gradients
+    config.init = ""  # a checkpoint to start from; empty = random
+    config.data = _data()
+    config.model = _model()
+    config.objective = _objective()
+    config.optimizer = _optimizer()
+    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: the devices that are left
+    config.checkpoint = ConfigDict(dict(every_steps=1000, every_minutes=30.0, keep=2, best=""))  # best: a metric
+    config.evaluation = ConfigDict(dict(every_steps=1000, suite="scenes", candidates=256, batch_size=256))
+    config.log = ConfigDict(dict(every_steps=10, tensorboard=True, wandb=False))
+    return config
+
+
+def _data() -> ConfigDict:
+    return ConfigDict(dict(
+        source="",  # folder of a prepared data set (tools.prepare)
+        split="train",
+        image_size=224,
+        context_length=77,
+        max_phrases=20,  # K
+        max_boxes=10,  # M
+        regions="boxes",
+        region_text_length=16,  # S, tokens of a region's own text
+        tokenizer="",  # empty: tokenizer.json beside the data; a path; or hf:NAME
+        min_crop_area=1.0,  # smallest share of the image that a random crop keeps; 1 = the whole image
+        workers=0,  # worker processes; 0 = threads of this process
+        threads=4,
+        max_bad_fraction=0.01,
+    ))
+
+
+def _model() -> ConfigDict:
+    return ConfigDict(dict(
+        preset="ViT-B/16",
+        pool="cls",
+        text_pool="auto",  # eos where pool is cls, mean where pool is mean
+        dense="full",
+        activation="quick_gelu",
+        dtype="float32",
+        remat="none",
+        attention="xla",
+        layer_norm_epsilon=1e-5,
+        pixel_mean=(0.48145466, 0.4578275, 0.40821073),  # OpenAI's CLIP, of pixels in 0..1
+        pixel_std=(0.26862954, 0.26130258, 0.27577711),
+        scan_unroll=1,  # layers per scan iteration; the depth = no loop, faster on CPU
+    ))
+
+
+def _objective() -> ConfigDict:
+    return ConfigDict({
+        "region_pooling": "cover",
+        "global": dict(kind="softmax", weight=1.0),
+        "lexeme_region": dict(weight=0.1, warmup_steps=0, temperature="shared", duplicates="positives"),
+        "global_region": dict(weight=0.0, warmup_steps=0, mode="text"),
+        "powerset": dict(
+            weight=0.2, warmup_steps=0, method="nla", temperature=1e-3, zeta=0.75, margin=0.2,
+            phrase_norm="sum", score_norm="sum", samples=256,
+        ),
+    })
+
+
+def _optimizer() -> ConfigDict:
+    return ConfigDict(dict(
+        learning_rate=1e-3, warmup_steps=100, b1=0.9, b2=0.98, epsilon=1e-8, weight_decay=0.2, clip_norm=1.0,
+    ))
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; its text names the key, the value and the rule."""
+
+
+def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
+    """Checks everything about a config that needs neither data nor compilation.
+
+    Args:
+      config: the run's settings.
+      devices: number of devices of all processes.
+      processes: number of hosts that read data.
+
+    Raises:
+      ConfigError: names the key, both values and the rule that they break.
+    """
+    _check_choices(config)
+    _check_ranges(config)
+    _check_batch(config, devices, processes)
+    if not any(config.objective[name].weight for name in OBJECTIVES):
+        raise ConfigError("every config.objective.*.weight is 0; there is nothing to train on")
+    if config.optimizer.warmup_steps >= config.total_steps:
+        raise ConfigError(
+            f"config.optimizer.warmup_steps {config.optimizer.warmup_steps} must be below config.total_steps "
+            f"{config.total_steps}"
+        )
+
+
+def _check_choices(config: ConfigDict) -> None:
+    for key, choices in CHOICES.items():
+        value = _get(config, key)
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"config.{key} {value!r} is none of {', '.join(choices)}{hint}")
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    for key, lowest in LOWEST.items():
+        value = _get(config, key)
+        if not value >= lowest:  # also catches nan
+            raise ConfigError(f"config.{key} {value} must be at least {lowest}")
+
+
+def _check_batch(config: ConfigDict, devices: int, processes: int) -> None:
+    mesh = config.mesh
+    replicas = devices // max(mesh.tensor, 1)  # the batch is cut over the axes data and fsdp
+    for name, parts in (("devices that share the batch", replicas), ("processes", processes)):
+        pieces = parts * config.accumulate
+        if parts and config.batch_size % pieces:
+            slices = f" x {config.accumulate} slices (config.accumulate)" if config.accumulate > 1 else ""
+            raise ConfigError(
+                f"config.batch_size {config.batch_size} does not divide over {parts} {name}{slices}; "
+                f"set it to a multiple of {pieces}"
+            )
+
+
+def _get(config: ConfigDict, key: str):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON text; `from_json` reads it back."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` wrote, over today's defaults, so that a key added since keeps its default."""
+    config = get_config()
+    config.update(ConfigDict(json.loads(text)))
+    return config
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """The settings in which two configs differ, as `config.key: old -> new`."""
+    before, after = _flat(old.to_dict()), _flat(new.to_dict())
+    return [
+        f"config.{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if _comparable(before.get(key)) != _comparable(after.get(key))
+    ]
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _comparable(value):
+    return list(value) if isinstance(value, tuple) else value  # JSON knows no tuples

@@ -1,0 +1,351 @@
+"""From records to batches with Grain: a batch is a function of (seed, step) and of nothing else.
+
+The examples are in one global order: epoch after epoch, each reshuffled from the seed, without end. Step `s` takes the
+`batch_size` examples from position `s * batch_size` on, and every host the rows that are its own. All randomness of an
+example comes from (seed, position). So hosts, workers and restarts cannot change a batch (DESIGN section 3).
+
+`Batch` is a dict of NumPy arrays, its leading axis the `b` examples of this host:
+
+    image       uint8   [b, H, W, 3]
+    tokens      int32   [b, T]
+    phrases     bool    [b, K, T]     which tokens belong to which phrase; the first one is the root
+    boxes       float32 [b, M, 4]     normalised y0, x0, y1, x1 after the crop
+    box_valid   bool    [b, M]
+    box_phrase  int32   [b, M]        index into phrases, -1 for none
+    box_group   int32   [b, M]        equal for equal texts (CRC-32, lower case), 0 for regions without text
+    box_tokens  int32   [b, M, S]     the text alone, own or else of the span; only with `region_text`; 0 for none
+    weight      float32 [b]           0 for a record that cannot be used; the rest of its row is zero, box_phrase -1
+"""
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import functools
+import sys
+import zlib
+
+from absl import flags, logging
+import grain
+import numpy as np
+
+from harmopower.data import records, tokenize, transforms
+
+Batch = dict[str, np.ndarray]
+
+_JUDGED_AFTER = 1000  # examples, or one epoch of a smaller data set, before the share of bad records counts
+_BATCHES_AHEAD = 2
+
+
+class BadDataError(RuntimeError):
+    """More records than `config.data.max_bad_fraction` allows cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How examples become arrays; the fields of `config.data` of the same names.
+
+    `regions` is `boxes` (stored), `random` (PowerCLIP-R, drawn on the patch grid) or `mixed` (stored, topped up with
+    random ones to `max_boxes`); METHOD section 2. `grid` is the rows and columns of patches, needed for random regions.
+    """
+
+    image_size: int
+    context_length: int
+    max_phrases: int
+    max_boxes: int
+    regions: str = "boxes"
+    region_text_length: int = 16
+    min_crop_area: float = 1.0
+    region_text: bool = False
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.regions not in ("boxes", "random", "mixed"):
+            raise ValueError(f"config.data.regions is {self.regions!r}; it must be boxes, random or mixed")
+        if self.regions != "boxes" and self.grid is None:
+            raise ValueError(f"config.data.regions {self.regions!r} needs the model's patch grid, but grid is None")
+        if self.context_length < 3:
+            raise ValueError(f"config.data.context_length is {self.context_length}; start, end and a token need 3")
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"config.data.min_crop_area is {self.min_crop_area}; it must be above 0 and at most 1")
+
+
+class Pipeline:
+    """Batches of one split for one host, and the count of its bad records.
+
+        pipeline = Pipeline(source, tokenizer, image_size=64, context_length=32, max_phrases=16, max_boxes=4,
+                            seed=0, batch_size=128)
+        for batch in pipeline.iterate(start_step):
+            ...
+
+    Attributes:
+      seen, bad: examples that this object has put into batches, and how many of them had weight 0.
+    """
+
+    def __init__(
+        self, source, tokenizer: tokenize.Tokenizer, *, seed: int, batch_size: int, process_index: int = 0,
+        process_count: int = 1, workers: int = 0, threads: int = 4, max_bad_fraction: float = 0.01, **options,
+    ):
+        """Sets up; reads nothing yet.
+
+        Args:
+          source: random access to examples, see `records.read`.
+          tokenizer: for captions and region texts.
+          seed: of the order and of everything drawn.
+          batch_size: the global one, over all hosts.
+          process_index, process_count: which contiguous share of each global batch is this host's.
+          workers: worker processes; 0 means threads of this process.
+          threads: threads that make batches, of each process.
+          max_bad_fraction: above this share of bad records the run stops.
+          **options: the fields of `Options`.
+
+        Raises:
+          ValueError: the batch does not divide over the hosts, the source is empty, or an option is impossible.
+        """
+        if batch_size % process_count:
+            raise ValueError(
+                f"batch_size {batch_size} does not divide over {process_count} hosts; set config.batch_size to a "
+                f"multiple of {process_count}")
+        if not len(source):
+            raise ValueError("the source has no examples; set config.data.source and config.data.split")
+        rows = batch_size // process_count
+        self._builder = _Builder(
+            source, tokenizer, Options(**options), seed, batch_size, first_row=process_index * rows, rows=rows)
+        self._workers, self._threads = workers, max(1, threads)
+        self._max_bad_fraction = max_bad_fraction
+        self._named: dict[str, str] = {}
+        self.seen = self.bad = 0
+
+    def batch(self, step: int) -> Batch:
+        """The rows of this host of the global batch of `step`; a pure function of (seed, step).
+
+        Raises:
+          BadDataError: too many records so far could not be used.
+        """
+        return self._count(*self._builder(step))
+
+    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+        """Batches from `start_step` on, without end and made ahead; nothing before `start_step` is computed.
+
+        With worker processes the program's main module must be guarded by `if __name__ == "__main__"`.
+
+        Raises:
+          BadDataError: too many records so far could not be used.
+        """
+        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads + _BATCHES_AHEAD)
+        # The steps are the data set, so what Grain hands to its workers are whole batches: none can be cut off.
+        steps = grain.MapDataset.range(start_step, sys.maxsize).map(self._builder).to_iter_dataset(ahead)
+        if self._workers:
+            _parse_flags()
+            options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=_BATCHES_AHEAD)
+            steps = steps.mp_prefetch(options)
+        # Closed as soon as the caller is done with it, so that neither threads nor workers outlive the run.
+        with contextlib.closing(iter(steps)) as batches:
+            for batch, problems in batches:
+                yield self._count(batch, problems)
+
+    def _count(self, batch: Batch, problems: dict[str, str]) -> Batch:
+        weight = batch["weight"]
+        self.seen += len(weight)
+        self.bad += int((weight == 0).sum())
+        for name, problem in problems.items():
+            if name not in self._named:
+                logging.warning("bad record, used with weight 0: %s", problem)
+                self._named[name] = problem
+        if self.seen >= min(_JUDGED_AFTER, self._builder.examples) and self.bad > self._max_bad_fraction * self.seen:
+            examples = "; ".join(list(self._named.values())[:3])
+            raise BadDataError(
+                f"{self.bad} of {self.seen} examples ({self.bad / self.seen:.2%}) cannot be used, more than "
+                f"config.data.max_bad_fraction {self._max_bad_fraction} allows; for example: {examples}")
+        return batch
+
+
+def from_config(data, *, seed: int, batch_size: int, **changes) -> Pipeline:
+    """Opens what `config.data` names: the split, its tokenizer and their pipeline.
+
+    Args:
+      data: `config.data`.
+      seed, batch_size: `config.seed` and `config.batch_size`.
+      **changes: further arguments of `Pipeline`, such as process_index, process_count, region_text and grid.
+
+    Raises:
+      DataSourceError, TokenizerError, ValueError: something is missing or impossible; the text names the key.
+    """
+    fields = {field.name for field in dataclasses.fields(Options)} | {"workers", "threads", "max_bad_fraction"}
+    values = {name: data[name] for name in fields if name in data}
+    source = records.read(data.source, data.split)
+    tokenizer = tokenize.Tokenizer.load(data.tokenizer, data.source)
+    return Pipeline(source, tokenizer, seed=seed, batch_size=batch_size, **(values | changes))
+
+
+def _parse_flags() -> None:
+    # Grain hands the absl flags to its workers and refuses unparsed ones; programs without absl have none to parse.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+@dataclasses.dataclass
+class _Builder:
+    """`builder(step) -> (batch, problems)`: pure and picklable; problems are record id -> text, for the main process."""
+
+    source: object
+    tokenizer: tokenize.Tokenizer
+    options: Options
+    seed: int
+    batch_size: int
+    first_row: int
+    rows: int
+
+    @property
+    def examples(self) -> int:
+        return len(self.source)
+
+    @functools.cached_property
+    def _order(self) -> grain.MapDataset:
+        """Position in the run -> number of the record; each epoch has every record once, in an order of its own."""
+        return grain.MapDataset.range(self.examples).seed(self.seed).shuffle().repeat()
+
+    def __getstate__(self):
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __call__(self, step: int) -> tuple[Batch, dict[str, str]]:
+        batch, problems = _empty_batch(self.rows, self.options), {}
+        first = int(step) * self.batch_size + self.first_row
+        for row in range(self.rows):
+            example = self.source[self._order[first + row]]
+            rng = np.random.default_rng((self.seed, first + row))
+            try:
+                arrays = make_row(example, rng, self.tokenizer, self.options)
+            except records.RecordError as error:
+                problems[example["id"]] = str(error)
+                continue
+            for name, value in arrays.items():
+                batch[name][row] = value
+        return batch, problems
+
+
+def _empty_batch(rows: int, options: Options) -> Batch:
+    boxes, length = options.max_boxes, options.context_length
+    batch = {
+        "image": np.zeros((rows, options.image_size, options.image_size, 3), np.uint8),
+        "tokens": np.zeros((rows, length), np.int32),
+        "phrases": np.zeros((rows, options.max_phrases, length), bool),
+        "boxes": np.zeros((rows, boxes, 4), np.float32),
+        "box_valid": np.zeros((rows, boxes), bool),
+        "box_phrase": np.full((rows, boxes), -1, np.int32),
+        "box_group": np.zeros((rows, boxes), np.int32),
+        "weight": np.zeros(rows, np.float32),
+    }
+    if options.region_text:
+        batch["box_tokens"] = np.zeros((rows, boxes, options.region_text_length), np.int32)
+    return batch
+
+
+def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokenizer, options: Options) -> Batch:
+    """Makes one row of a batch: draws a caption, a crop and the regions.
+
+    Raises:
+      RecordError: the example cannot be used; the text names the record and what is wrong.
+    """
+    problems = records.check(example, decode_image=False)
+    if problems:
+        raise records.RecordError("; ".join(problems))
+    caption = int(rng.integers(len(example["captions"])))
+    window = transforms.random_window(rng, options.min_crop_area)
+    text = example["captions"][caption]
+    tokens, offsets = tokenizer.encode(text, options.context_length)
+    boxes, regions = _draw_regions(example, caption, window, rng, options)
+    spans = [(phrase["start"], phrase["end"]) for phrase in example["phrases"] if phrase["caption"] == caption]
+    phrases, box_phrase = _link(offsets, spans, regions, options)
+    texts = [_region_text(region, text) for region in regions]
+    row = {
+        "image": _pixels(example, window, options.image_size),
+        "tokens": tokens,
+        "phrases": phrases,
+        "boxes": _pad(boxes, options.max_boxes),
+        "box_valid": np.arange(options.max_boxes) < len(boxes),
+        "box_phrase": _pad(box_phrase, options.max_boxes, -1),
+        "box_group": _pad(np.array([_group(text) for text in texts], np.int32), options.max_boxes),
+        "weight": np.float32(1),
+    }
+    if options.region_text:
+        row["box_tokens"] = _region_tokens(texts, tokenizer, options)
+    return row
+
+
+def _pixels(example: dict, window: transforms.Window, image_size: int) -> np.ndarray:
+    try:
+        return transforms.crop_and_resize(transforms.decode(example["image"]), window, image_size)
+    except records.RecordError as error:
+        raise records.RecordError(f"record {example['id']}: {error}") from error
+
+
+def _draw_regions(example: dict, caption: int, window, rng, options: Options) -> tuple[np.ndarray, list[dict]]:
+    """Returns at most `max_boxes` boxes in the crop, and the regions of the stored ones, which come first."""
+    boxes, regions = np.zeros((0, 4), np.float32), []
+    if options.regions != "random":
+        # A region that names a span of a caption that was not drawn has no text in this row.
+        regions = [region for region in example["regions"] if region["caption"] in (-1, caption)]
+        boxes, kept = transforms.move_boxes([region["box"] for region in regions], window, options.image_size)
+        chosen = np.flatnonzero(kept)
+        if len(chosen) > options.max_boxes:
+            chosen = np.sort(rng.choice(chosen, options.max_boxes, replace=False))
+        boxes, regions = boxes[chosen], [regions[index] for index in chosen]
+    if options.regions != "boxes":
+        missing = options.max_boxes - len(boxes)
+        boxes = np.concatenate([boxes, random_boxes(rng, missing, options.grid)])
+    return boxes, regions
+
+
+def random_boxes(rng: np.random.Generator, count: int, grid: tuple[int, int]) -> np.ndarray:
+    """Draws boxes of whole patches, as PowerCLIP-R (METHOD section 2).
+
+    Per side, the centre patch is uniform over the grid and the length uniform over 1 to all patches; what leaves the grid
+    is cut, so at least the centre patch stays.
+
+    Args:
+      rng: source of randomness.
+      count: number of boxes.
+      grid: rows and columns of patches.
+
+    Returns:
+      `float32 [count, 4]`, normalised y0, x0, y1, x1.
+    """
+    grid = np.asarray(grid)
+    centre = rng.integers(grid, size=(count, 2))
+    length = rng.integers(1, grid + 1, size=(count, 2))
+    start = centre - (length - 1) // 2
+    corners = [start.clip(0), np.minimum(start + length, grid)]
+    return (np.concatenate(corners, axis=1) / np.tile(grid, 2)).astype(np.float32)
+
+
+def _link(offsets: np.ndarray, spans: list, regions: list[dict], options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the phrases of the row and, for each stored region, the phrase that names it."""
+    spanned = [index for index, region in enumerate(regions) if region["caption"] >= 0]
+    linked = [(regions[index]["start"], regions[index]["end"]) for index in spanned]
+    phrases, rows = tokenize.phrase_masks(offsets, spans, linked, options.max_phrases)
+    box_phrase = np.full(len(regions), -1, np.int32)
+    box_phrase[spanned] = rows
+    return phrases, box_phrase
+
+
+def _region_text(region: dict, caption: str) -> str:
+    span = caption[region["start"]:region["end"]] if region["caption"] >= 0 else ""
+    return (region["text"] or span).strip()
+
+
+def _group(text: str) -> int:
+    checksum = zlib.crc32(text.lower().encode()) if text else 0
+    return checksum - (1 << 32) if checksum >= 1 << 31 else checksum
+
+
+def _region_tokens(texts: list[str], tokenizer: tokenize.Tokenizer, options: Options) -> np.ndarray:
+    tokens = np.zeros((options.max_boxes, options.region_text_length), np.int32)
+    for row, text in zip(tokens, texts, strict=False):
+        if text:
+            row[:] = tokenizer.encode(text, options.region_text_length)[0]
+    return tokens
+
+
+def _pad(values: np.ndarray, length: int, fill=0) -> np.ndarray:
+    padded = np.full((length, *values.shape[1:]), fill, values.dtype)
+    padded[:len(values)] = values
+    return padded

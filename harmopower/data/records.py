@@ -1,0 +1,251 @@
+"""What one example is: TFDS features, writing and reading without TensorFlow, and checking.
+
+An example is a plain dict, the same for builders, writers and readers:
+
+    {"id": "000017",
+     "image": b"...",                                    # encoded JPEG or PNG, never decoded here
+     "captions": ["a red circle above a blue square"],
+     "phrases": [{"caption": 0, "start": 0, "end": 12, "label": "NP"}],       # characters of that caption
+     "regions": [{"box": [y0, x0, y1, x1],               # normalised to 0..1
+                  "caption": 0, "start": 0, "end": 12,   # the span that names it; -1, -1, -1 for none
+                  "text": "", "label": "red circle"}],   # its own text and class; "" for none
+     "negatives": [{"caption": 0, "kind": "swap_attribute", "text": "a blue circle above a red square"}]}
+
+Spans are characters, not token ids, so that another tokenizer needs no new annotation (DESIGN section 2).
+"""
+from collections.abc import Iterable, Iterator, Mapping
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_info as tfds_info
+from tensorflow_datasets.proto import tf_example_pb2
+
+Example = dict
+
+EXAMPLES_PER_SHARD = 10_000
+_LISTS = {
+    "phrases": ("caption", "start", "end", "label"),
+    "regions": ("box", "caption", "start", "end", "text", "label"),
+    "negatives": ("caption", "kind", "text"),
+}
+_TEXTS = ("label", "text", "kind")
+
+
+class RecordError(ValueError):
+    """An example that cannot be used; the text names the record, what is wrong and both values."""
+
+
+class DataSourceError(ValueError):
+    """A data set or a split that is not there; the text says what to run or which splits there are."""
+
+
+def features() -> tfds.features.FeaturesDict:
+    """The TFDS features of an example. A box is a plain tensor, so that a wrong one can be stored and named."""
+    kinds = {"box": tfds.features.Tensor(shape=(4,), dtype=np.float32)}
+    kinds |= {name: tfds.features.Text() for name in _TEXTS}
+    kinds |= {name: tfds.features.Scalar(dtype=np.int32) for name in ("caption", "start", "end")}
+    lists = {name: tfds.features.Sequence({field: kinds[field] for field in fields}) for name, fields in _LISTS.items()}
+    return tfds.features.FeaturesDict({
+        "id": tfds.features.Text(),
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "captions": tfds.features.Sequence(tfds.features.Text()),
+        **lists,
+    })
+
+
+def write(directory, splits: Mapping[str, Iterable[Example]], *, name: str, metadata: Mapping | None = None) -> None:
+    """Writes examples as a TFDS data set in ArrayRecord, one record a group, so that random access is cheap.
+
+    Args:
+      directory: the folder of the data set; created, existing files of the same name are overwritten.
+      splits: split name -> examples, consumed once and never held in memory together.
+      name: the name of the data set, lower case with underscores.
+      metadata: JSON-able values to keep with the data, such as the list of classes.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    identity = tfds_info.DatasetIdentity(
+        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(directory), module_name=__name__)
+    info = tfds.core.DatasetInfo(
+        builder=identity, features=features(), metadata=tfds.core.MetadataDict(metadata or {}))
+    writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    for split, examples in splits.items():
+        writer.add_examples({split: map(_encodable, examples)})
+    writer.close_all()
+
+
+def _encodable(example: Example) -> Example:
+    """TFDS wants every field; images must be encoded bytes, else it would need TensorFlow to encode them."""
+    if not isinstance(example["image"], bytes):
+        kind = type(example["image"]).__name__
+        raise RecordError(f"record {example['id']}: image is {kind}; give the encoded JPEG or PNG bytes")
+    return {**{name: [] for name in _LISTS}, **example}
+
+
+def read(directory, split: str) -> "Source":
+    """Opens a split for random access; see `Source`.
+
+    Args:
+      directory: a folder with `dataset_info.json`, or one whose version sub-folders (`1.0.0`) have it: the newest counts.
+      split: a split, or a slice of one in TFDS notation such as `train[:10%]`.
+
+    Raises:
+      DataSourceError: the folder holds no data set, or the data set has no such split.
+    """
+    builder = _builder(directory)
+    name = split.split("[")[0]
+    sizes = {key: info.num_examples for key, info in builder.info.splits.items()}
+    if not sizes.get(name):
+        there = ", ".join(f"{key} ({size} examples)" for key, size in sizes.items()) or "none"
+        raise DataSourceError(
+            f"split {name!r} is not in {directory}; there are: {there}; set config.data.split to one of them")
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return Source(builder.as_data_source(split, deserialize_method=raw))
+
+
+def metadata(directory) -> dict:
+    """The values that were stored with the data set, such as its classes.
+
+    Raises:
+      DataSourceError: the folder holds no data set.
+    """
+    return dict(_builder(directory).info.metadata or {})
+
+
+def _builder(directory):
+    return tfds.core.read_only_builder.builder_from_directory(find_directory(directory))
+
+
+def find_directory(directory) -> Path:
+    """The folder that holds `dataset_info.json`: `directory` itself or its newest version sub-folder.
+
+    Raises:
+      DataSourceError: there is none; the text gives the path, the key and the command that makes one.
+    """
+    directory = Path(directory)
+    found = [path.parent for path in directory.glob("*/dataset_info.json") if _version(path.parent)]
+    if (directory / "dataset_info.json").is_file():
+        return directory
+    if found:
+        return max(found, key=_version)
+    what = "has no dataset_info.json" if directory.is_dir() else "does not exist"
+    raise DataSourceError(
+        f"no data set at {directory} (the folder {what}); run `python -m tools.prepare scenes --output {directory}` "
+        "or set config.data.source to the folder of a prepared data set")
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    parts = path.name.split(".")
+    return tuple(map(int, parts)) if len(parts) == 3 and all(part.isdigit() for part in parts) else ()
+
+
+class Source:
+    """Random access to the examples of a split: `len(source)` and `source[index] -> Example`.
+
+    Images stay encoded. Picklable, so that worker processes open their own files.
+    """
+
+    def __init__(self, raw):
+        self._raw = raw
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def __getitem__(self, index) -> Example:
+        return _parse(self._raw[index])
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Source({self._raw!r}, {len(self)} examples)"
+
+
+def _parse(record: bytes) -> Example:
+    """Reads the stored proto directly: TFDS's general parser makes NumPy arrays of every field and is far slower."""
+    stored = tf_example_pb2.Example.FromString(record).features.feature
+    return {
+        "id": stored["id"].bytes_list.value[0].decode(),
+        "image": stored["image"].bytes_list.value[0],
+        "captions": _texts(stored["captions"]),
+        **{name: _parse_list(stored, name, fields) for name, fields in _LISTS.items()},
+    }
+
+
+def _parse_list(stored, name: str, fields: tuple[str, ...]) -> list[dict]:
+    columns = [_column(stored[f"{name}/{field}"], field) for field in fields]
+    return [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _column(feature, field: str):
+    if field == "box":
+        return np.array(feature.float_list.value, np.float32).reshape(-1, 4)
+    return _texts(feature) if field in _TEXTS else feature.int64_list.value
+
+
+def _texts(feature) -> list[str]:
+    return [value.decode() for value in feature.bytes_list.value]
+
+
+def check(example: Example, *, decode_image: bool = True) -> list[str]:
+    """Says what is wrong with an example; an empty list means that it can be used.
+
+    Args:
+      example: see the head of this module.
+      decode_image: whether to try the image too (readers that decode it anyway leave that out).
+
+    Returns:
+      One line a problem, each with the record's id and both values.
+    """
+    captions = example["captions"]
+    problems = [] if captions else ["it has no caption"]
+    problems += [f"captions[{i}] is empty: {text!r}" for i, text in enumerate(captions) if not text.strip()]
+    for i, phrase in enumerate(example.get("phrases", [])):
+        problems += _span_problems(f"phrases[{i}]", phrase, captions)
+    for i, region in enumerate(example.get("regions", [])):
+        problems += _box_problems(f"regions[{i}].box", region["box"])
+        if (region["caption"], region["start"], region["end"]) != (-1, -1, -1):
+            problems += _span_problems(f"regions[{i}]", region, captions)
+    for i, negative in enumerate(example.get("negatives", [])):
+        problems += _caption_problems(f"negatives[{i}]", negative, captions)
+    if decode_image:
+        problems += _image_problems(example["image"])
+    return [f"record {example['id']}: {problem}" for problem in problems]
+
+
+def _caption_problems(where: str, part: dict, captions: list[str]) -> list[str]:
+    if 0 <= part["caption"] < len(captions):
+        return []
+    return [f"{where} names caption {part['caption']} but there are {len(captions)} captions"]
+
+
+def _span_problems(where: str, part: dict, captions: list[str]) -> list[str]:
+    problems = _caption_problems(where, part, captions)
+    start, end = part["start"], part["end"]
+    if not problems and not 0 <= start < end <= len(captions[part["caption"]]):
+        length = len(captions[part["caption"]])
+        problems = [f"{where} spans characters {start} to {end} but caption {part['caption']} has 0 to {length}"]
+    return problems
+
+
+def _box_problems(where: str, box) -> list[str]:
+    y0, x0, y1, x1 = values = [round(float(value), 6) for value in box]
+    # Written so that NaN, for which every comparison is false, is a problem too.
+    if not all(0 <= value <= 1 for value in values):
+        return [f"{where} {values} leaves the range 0 to 1 (y0, x0, y1, x1 as shares of height and width)"]
+    if not (y0 < y1 and x0 < x1):
+        return [f"{where} {values} is empty (y0 {y0} to y1 {y1}, x0 {x0} to x1 {x1})"]
+    return []
+
+
+def _image_problems(data: bytes) -> list[str]:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return [f"the image ({len(data)} bytes) cannot be decoded: {error}"]
+    return []

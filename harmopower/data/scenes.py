@@ -1,0 +1,206 @@
+"""The embedded data set: rendered scenes with captions, boxes, parse trees and, for testing, hard negatives.
+
+    from harmopower.data import scenes
+    scenes.prepare("data/scenes", train=20_000, test=1024, test_unseen=512, image_size=64, seed=0)
+
+An example is a function of (seed, split, index) alone. In `train`, `GROUP_SIZE` consecutive examples are siblings: the
+same things with another binding or relation. The test splits hold independent scenes: several things first (their first
+`DISTINCT` captions are false of each other's scenes, so retrieval has one right answer), later some with one thing,
+for classification. `test_unseen` uses only the (colour, shape) pairs that the other splits never show. All our choice.
+"""
+from collections.abc import Iterator
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+from pathlib import Path
+import tempfile
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from harmopower.data import records, scene_drawing, scene_grammar, scene_world, trees
+
+SPLITS = ("train", "test", "test_unseen")
+GROUP_SIZE = 4
+DISTINCT = 256
+SINGLE_EVERY = 5  # from DISTINCT on, two test scenes of five hold one thing
+TRAIN_KINDS = {"single": 0.12, "related": 0.6, "both": 0.1, "several": 0.18}
+TEST_KINDS = {"related": 0.8, "both": 0.06, "several": 0.14}
+CLASSES = tuple(f"{colour} {shape}" for colour, shape in scene_world.ALL_PAIRS)
+
+_CHUNK = 250  # examples a task: small enough to balance, large enough to send
+_POOL_FROM = 500  # below this many examples a process pool takes longer to start than it saves
+
+
+# ---- One example ----
+
+def make_example(split: str, index: int, *, seed: int = 0, image_size: int = 64) -> records.Example:
+    """The `index`-th example of a split (see `records` for its fields); only test splits carry negatives."""
+    scene, statement, order, rng = _plan(split, index, _attempt(split, index, seed), seed)
+    image, visible = scene_drawing.draw(scene, image_size, rng)
+    tree = scene_grammar.tree(statement)
+    caption = scene_grammar.text(tree)
+    spans = scene_grammar.entity_spans(tree)
+    phrases = trees.spans_from_penn(scene_grammar.penn(tree), caption)
+    regions = [
+        {"box": scene_drawing.visible_box(visible[i]), "caption": 0, "start": spans[place][0], "end": spans[place][1],
+         "text": "", "label": scene.things[i].label}
+        for place, i in enumerate(order)
+    ]
+    return {
+        "id": f"{split}-{index:06d}", "image": scene_drawing.encode(image), "captions": [caption],
+        "phrases": [{"caption": 0, "start": start, "end": end, "label": label} for start, end, label in phrases],
+        "regions": regions, "negatives": _negatives(split, statement, scene, rng),
+    }
+
+
+def pairs_of(split: str) -> tuple[tuple[str, str], ...]:
+    """The (colour, shape) pairs that a split shows."""
+    return scene_world.UNSEEN_PAIRS if split == "test_unseen" else scene_world.SEEN_PAIRS
+
+
+def _negatives(split, statement, scene, rng):
+    if split == "train":
+        return []
+    # The unseen pairs are a permutation: no attribute could be replaced within them.
+    pairs = scene_world.ALL_PAIRS if split == "test_unseen" else scene_world.SEEN_PAIRS
+    found = scene_grammar.negatives(statement, scene, pairs, rng)
+    return [{"caption": 0, "kind": kind, "text": text} for kind, text in found]
+
+
+def _plan(split, index, attempt, seed):
+    """Everything about an example but its pixels: scene, statement, order of mention, and the generator to go on with."""
+    rng = _generator(seed, split, index, attempt)
+    if split == "train":
+        group = _generator(seed, split, index // GROUP_SIZE, -1)
+        base = scene_world.sample(group, _choose(TRAIN_KINDS, group), pairs_of(split))
+        draft = scene_world.sibling(base, index % GROUP_SIZE, rng, pairs_of(split))
+    else:
+        kind = "single" if index >= DISTINCT and index % SINGLE_EVERY < 2 else _choose(TEST_KINDS, rng)
+        draft = scene_world.sample(rng, kind, pairs_of(split))
+    scene = scene_world.lay_out(draft, rng)
+    return scene, *scene_grammar.describe(scene, rng), rng
+
+
+def _generator(seed, split, index, attempt):
+    return np.random.default_rng((seed, SPLITS.index(split), index, attempt + 1))
+
+
+def _choose(weights, rng):
+    return str(rng.choice(list(weights), p=list(weights.values())))
+
+
+# ---- Test scenes that can be told apart ----
+
+def _attempt(split, index, seed):
+    """Which draw of a test scene counts: the first that no earlier one of the retrieval candidates can be taken for."""
+    return 0 if split == "train" or index >= DISTINCT else _distinct_attempts(split, seed)[index]
+
+
+@functools.cache
+def _distinct_attempts(split, seed, tries=100):
+    chosen, plans = [], []
+    for index in range(DISTINCT):
+        for attempt in range(tries):
+            scene, statement, *_ = _plan(split, index, attempt, seed)
+            if not any(_alike(scene, statement, *plan) for plan in plans):
+                break
+        plans.append((scene, statement))
+        chosen.append(attempt)
+    return tuple(chosen)
+
+
+def _alike(scene, statement, other_scene, other_statement):
+    return statement.may_be_true_of(other_scene) or other_statement.may_be_true_of(scene)
+
+
+# ---- The data set ----
+
+class Scenes(tfds.core.GeneratorBasedBuilder):
+    """Rendered scenes with captions, boxes and parse trees (TFDS builder; writes ArrayRecord, needs no TensorFlow).
+
+    Args:
+      counts: split name -> number of examples.
+      image_size: side of the pictures in pixels.
+      seed: what the scenes are drawn from.
+      processes: worker processes; None = one a core. The examples do not depend on it.
+      **kwargs: those of `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
+    """
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Single, related and several things; sibling groups in train."}
+
+    def __init__(self, *, counts: dict[str, int], image_size: int = 64, seed: int = 0, processes=None, **kwargs):
+        self._counts, self._image_size, self._seed, self._processes = counts, image_size, seed, processes
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        metadata = tfds.core.MetadataDict(
+            classes=list(CLASSES), colours=list(scene_world.COLOURS), shapes=list(scene_world.SHAPES),
+            unseen=[" ".join(pair) for pair in scene_world.UNSEEN_PAIRS], group_size=GROUP_SIZE,
+            image_size=self._image_size, seed=self._seed,
+        )
+        # Order is kept, so that index // group_size is the group of siblings.
+        return tfds.core.DatasetInfo(
+            builder=self, description=__doc__, features=records.features(), metadata=metadata, disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split, count) for split, count in self._counts.items() if count}
+
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, records.Example]]:
+        yield from enumerate(make_examples(split, count, self._seed, self._image_size, self._processes))
+
+
+def make_examples(split: str, count: int, seed: int, image_size: int, processes=None) -> Iterator[records.Example]:
+    """Yields the first `count` examples of a split in order, made by `processes` worker processes (None = one a core)."""
+    processes = processes or os.cpu_count() or 1
+    tasks = [(split, start, min(start + _CHUNK, count), seed, image_size) for start in range(0, count, _CHUNK)]
+    if processes == 1 or count < _POOL_FROM:
+        for task in tasks:
+            yield from _make_range(task)
+        return
+    # Spawn, not fork: the parent may hold the threads of an accelerator runtime, which do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        for made in pool.map(_make_range, tasks):
+            yield from made
+
+
+def _make_range(task):
+    split, start, end, seed, image_size = task
+    return [make_example(split, index, seed=seed, image_size=image_size) for index in range(start, end)]
+
+
+def prepare(
+    directory, *, train: int = 20_000, test: int = 1024, test_unseen: int = 512, image_size: int = 64, seed: int = 0,
+    processes: int | None = None,
+) -> Path:
+    """Makes the data set in `directory`; `dataset_info.json` appears last, so a broken-off run leaves no half data set.
+
+    Args:
+      directory: the folder that `data.source` will name; created if need be, an older data set in it is replaced.
+      train, test, test_unseen: examples a split; 0 leaves a split out.
+      image_size: side of the pictures in pixels.
+      seed: the same seed gives the same data set, whatever the number of processes.
+      processes: worker processes; None = one a core.
+
+    Returns:
+      the directory.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    counts = {"train": train, "test": test, "test_unseen": test_unseen}
+    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=directory) as work:
+        builder = Scenes(counts=counts, image_size=image_size, seed=seed, processes=processes, data_dir=work)
+        builder.download_and_prepare()
+        _move_into_place(Path(builder.data_path), directory)
+    return directory
+
+
+def _move_into_place(made: Path, directory: Path) -> None:
+    """TFDS writes to NAME/VERSION; a data set of ours is one folder."""
+    for old in (*directory.glob("dataset_info.json"), *directory.glob("scenes-*.array_record*")):
+        old.unlink()
+    for path in sorted(made.iterdir(), key=lambda path: path.name == "dataset_info.json"):
+        path.replace(directory / path.name)

@@ -1,0 +1,79 @@
+"""Image and boxes together: decode, crop, resize. No flips: captions say "left" and "right".
+
+Windows and boxes are normalised `y0, x0, y1, x1`.
+"""
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from harmopower.data.records import RecordError
+
+MIN_VISIBLE = 0.25  # share of a box that a crop must keep; a sliver no longer shows what the box names (our choice)
+_ASPECT = math.log(4 / 3)  # the range of a crop's aspect relative to its image, as in Inception's crops
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+Window = tuple[float, float, float, float]
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decodes an encoded image to RGB, whatever its mode.
+
+    Raises:
+      RecordError: the bytes are no image that Pillow can read, or a broken one.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RecordError(f"the image ({len(data)} bytes) cannot be decoded: {error}") from error
+
+
+def random_window(rng: np.random.Generator, min_crop_area: float) -> Window:
+    """Draws a crop window that keeps a share of the image between `min_crop_area` and 1.
+
+    Area uniform, aspect log-uniform within 3/4 to 4/3 of the image's own, place uniform (our choice, after Inception).
+    """
+    if min_crop_area >= 1:
+        return WHOLE
+    area = rng.uniform(min_crop_area, 1)
+    aspect = math.exp(rng.uniform(-_ASPECT, _ASPECT))
+    # A side cannot leave the image; the other one then makes up for it, so that the area is as drawn.
+    width = max(area, min(1.0, math.sqrt(area * aspect)))
+    height = area / width
+    y0, x0 = rng.uniform(0, 1 - height), rng.uniform(0, 1 - width)
+    return y0, x0, min(1.0, y0 + height), min(1.0, x0 + width)
+
+
+def crop_and_resize(image: Image.Image, window: Window, image_size: int) -> np.ndarray:
+    """Cuts the window and resizes it to a square, bicubic with antialias: `uint8 [image_size, image_size, 3]`.
+
+    A window that is not square is stretched; so are its boxes, which are shares of its sides.
+    """
+    if window != WHOLE or image.size != (image_size, image_size):
+        (y0, x0, y1, x1), (width, height) = window, image.size
+        pixels = (x0 * width, y0 * height, x1 * width, y1 * height)
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=pixels)
+    return np.asarray(image)
+
+
+def move_boxes(boxes: np.ndarray, window: Window, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Moves boxes into the coordinates of a crop.
+
+    Args:
+      boxes: `float32 [M, 4]` in shares of the image.
+      window: the crop, in shares of the image.
+      image_size: side of the result in pixels.
+
+    Returns:
+      `float32 [M, 4]` in shares of the crop, clipped to it, and `bool [M]`: whether the box is kept. It is not where less
+      than a quarter of its area is visible or a side is below one pixel.
+    """
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    y0, x0, y1, x1 = window
+    moved = (boxes - np.array([y0, x0, y0, x0])) / np.array([y1 - y0, x1 - x0, y1 - y0, x1 - x0])
+    clipped = moved.clip(0, 1)
+    sides, full = clipped[:, 2:] - clipped[:, :2], moved[:, 2:] - moved[:, :2]
+    visible = sides.prod(axis=1) >= MIN_VISIBLE * full.prod(axis=1)
+    return clipped.astype(np.float32), visible & (sides * image_size >= 1).all(axis=1)

@@ -1,0 +1,134 @@
+"""The two-tower CLIP model."""
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from harmopower.config import ConfigError
+from harmopower.models import presets
+from harmopower.models.text import TextTower
+from harmopower.models.vision import VisionTower
+
+
+class Encoded(NamedTuple):
+    """What a tower gives, in the shared space and not normalised: pooled `[B, D]`, tokens `[B, N or T, D]`."""
+
+    pooled: Any
+    tokens: Any
+
+
+class CLIP(nn.Module):
+    """Image and text towers with a shared space and the learnable temperatures of the losses."""
+
+    preset: presets.Preset
+    image_size: int
+    context_length: int
+    vocabulary: int
+    eot_id: int
+    pool: str
+    text_pool: str
+    dense: str
+    transformer: dict  # what both towers' blocks share: activation, attention, epsilon, dtype, remat, scan_unroll
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    loss: str = "softmax"
+    own_region_scale: bool = False
+
+    def setup(self):
+        self.vision = VisionTower(
+            self.preset.vision, self.preset.shared, self.preset.patch_size, self.grid, self.pool, self.dense,
+            self.transformer,
+        )
+        self.text = TextTower(
+            self.preset.text, self.preset.shared, self.vocabulary, self.context_length, self.eot_id, self.text_pool,
+            self.transformer,
+        )
+        sigmoid = self.loss == "sigmoid"
+        start = np.log(10.0) if sigmoid else np.log(1 / 0.07)  # SigLIP's and CLIP's own starting points
+        self.logit_scale = self.param("logit_scale", _scalar(start), ())
+        if sigmoid:
+            self.logit_bias = self.param("logit_bias", _scalar(-10.0), ())
+        if self.own_region_scale:
+            self.region_scale = self.param("region_scale", _scalar(np.log(1 / 0.07)), ())
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch grid."""
+        side = self.image_size // self.preset.patch_size
+        return side, side
+
+    def encode_image(self, images) -> Encoded:
+        """Encodes images `[B, H, W, 3]`: uint8 pixels, or float pixels already in 0..1. Normalised here, on the device."""
+        pixels = images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
+        return Encoded(*self.vision((pixels - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std)))
+
+    def encode_text(self, ids) -> Encoded:
+        """Encodes token ids `[B, T]`."""
+        return Encoded(*self.text(ids))
+
+    def scales(self) -> dict:
+        """The temperatures of the losses: exponentiated scales, and the sigmoid loss's bias.
+
+        The train step clamps the parameters after each update, as CLIP does (training/step.py).
+        """
+        scales = {"logit_scale": jnp.exp(self.logit_scale)}
+        if self.loss == "sigmoid":
+            scales["logit_bias"] = self.logit_bias
+        if self.own_region_scale:
+            scales["region_scale"] = jnp.exp(self.region_scale)
+        return scales
+
+    def __call__(self, images, ids):
+        """Touches every parameter, for `init`; training calls the encoders."""
+        return self.encode_image(images), self.encode_text(ids), self.scales()
+
+
+def _scalar(value: float):
+    return nn.with_logical_partitioning(nn.initializers.constant(value), ())
+
+
+def grid(config) -> tuple[int, int]:
+    """Rows and columns of the patch grid of a run's config.
+
+    Raises:
+      ConfigError: the preset is unknown or the image size is no multiple of its patch size.
+    """
+    patch_size = presets.get(config.model.preset).patch_size
+    side, rest = divmod(config.data.image_size, patch_size)
+    if rest:
+        raise ConfigError(
+            f"config.data.image_size {config.data.image_size} is no multiple of the patch size {patch_size} of "
+            f"config.model.preset {config.model.preset}"
+        )
+    return side, side
+
+
+def from_config(config, vocabulary: int, eot_id: int) -> CLIP:
+    """Builds the model of a run's config for a tokenizer of that many ids.
+
+    Raises:
+      ConfigError: the preset is unknown or the image size is no multiple of its patch size.
+    """
+    grid(config)
+    preset = presets.get(config.model.preset)
+    text_pool = config.model.text_pool
+    if text_pool == "auto":
+        text_pool = "eos" if config.model.pool == "cls" else "mean"
+    transformer = {name: config.model[name] for name in ("activation", "attention", "remat", "scan_unroll")}
+    transformer |= {"epsilon": config.model.layer_norm_epsilon, "dtype": jnp.dtype(config.model.dtype)}
+    return CLIP(
+        preset=preset,
+        image_size=config.data.image_size,
+        context_length=config.data.context_length,
+        vocabulary=vocabulary,
+        eot_id=eot_id,
+        pool=config.model.pool,
+        text_pool=text_pool,
+        dense=config.model.dense,
+        transformer=nn.FrozenDict(transformer),
+        pixel_mean=tuple(config.model.pixel_mean),
+        pixel_std=tuple(config.model.pixel_std),
+        loss=config.objective["global"].kind,
+        own_region_scale=config.objective.lexeme_region.temperature == "own",
+    )

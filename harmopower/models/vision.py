@@ -1,0 +1,76 @@
+"""The image tower: a vision transformer with CLIP's exact shapes."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from harmopower.models import layers
+from harmopower.models.presets import Tower
+
+
+class VisionTower(nn.Module):
+    """Image pixels to patch tokens in the shared space."""
+
+    size: Tower
+    shared: int
+    patch_size: int
+    grid: tuple[int, int]
+    pool: str  # "cls" | "mean"
+    dense: str  # "full" | "value"
+    transformer: dict
+
+    @nn.compact
+    def __call__(self, images):
+        """Encodes normalised images `[B, H, W, 3]`.
+
+        Returns:
+          pooled `[B, D]` and patch tokens `[B, N, D]`, row-major over the grid, after the final norm and projection.
+        """
+        width, dtype = self.size.width, self.transformer["dtype"]
+        x = self._tokens(images.astype(dtype))
+        x = layers.layer_norm(self.transformer["epsilon"], dtype, "norm_pre")(x)
+        x, value = layers.Transformer(
+            width, self.size.heads, self.size.layers, causal=False, name="transformer", **self.transformer
+        )(x, value_tokens=self.dense == "value")
+        norm = layers.layer_norm(self.transformer["epsilon"], dtype, "norm_post")
+        projection = self.param("projection", layers.normal(width**-0.5, "embed", "shared"), (width, self.shared))
+        project = lambda tokens: norm(tokens) @ projection.astype(dtype)
+        tokens = project(x)
+        pooled = tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(axis=1)
+        return pooled, (tokens if value is None else project(value))[:, 1:]
+
+    def _tokens(self, images):
+        """Patches through one matrix (a stride-`patch_size` convolution), class token first, positions added."""
+        batch, (rows, columns), patch, width = images.shape[0], self.grid, self.patch_size, self.size.width
+        kernel = self.param(
+            "patch_kernel", layers.normal((3 * patch**2) ** -0.5, "patch", "embed"), (patch * patch * 3, width)
+        )
+        scale = width**-0.5
+        class_token = self.param("class_token", layers.normal(scale, "norm"), (width,))
+        position = self.param("position", layers.normal(scale, "position", "embed"), (rows * columns + 1, width))
+        patches = images.reshape(batch, rows, patch, columns, patch, 3).swapaxes(2, 3).reshape(batch, rows * columns, -1)
+        tokens = patches @ kernel.astype(images.dtype)
+        first = jnp.broadcast_to(class_token.astype(tokens.dtype), (batch, 1, width))
+        return jnp.concatenate([first, tokens], axis=1) + position.astype(tokens.dtype)
+
+
+def crop_boxes(images, boxes, enlargement: float):
+    """Cuts out each box, enlarged about its centre, and resizes it to the size of the images (bilinear, antialiased).
+
+    Args:
+      images: uint8 `[B, H, W, 3]`.
+      boxes: `[B, M, 4]` as y0, x0, y1, x1 in shares of the image; one without area gives an arbitrary crop.
+
+    Returns:
+      float32 `[B, M, H, W, 3]`, pixels in 0..1; black where the enlarged box leaves the image.
+    """
+    size = jnp.array(images.shape[1:3], jnp.float32)
+
+    def crop(image, box):
+        extent = jnp.maximum(box[2:] - box[:2], 1e-3) * enlargement
+        start = (box[:2] + box[2:] - extent) / 2
+        # An input pixel p lands on p / extent - start * size / extent.
+        return jax.image.scale_and_translate(
+            image.astype(jnp.float32) / 255, image.shape, (0, 1), 1 / extent, -start * size / extent, method="linear"
+        )
+
+    return jax.vmap(jax.vmap(crop, (None, 0)))(images, boxes)

@@ -1,0 +1,546 @@
+"""The powerset objective of PowerCLIP: all subsets of the regions of an image against the phrases of a caption.
+
+METHOD section 6 and docs/powerset.md derive what stands here. The loss takes two sweeps: a search without gradient over
+all image-text pairs, tile by tile, for the hardest text of every image and the hardest image of every text; then a
+backward pass through only the `3 B` pairs that the loss uses.
+
+Inside, a block of scores has the shape `[M, *, K, n]`: regions first and phrases last but one, so that every reduction
+runs over whole vectors of pairs. A tile of the search is `[M, images, K, texts]`, a list of pairs `[M, K, pairs]`.
+Region masks broadcast against the block, phrase masks against the block without its first axis.
+"""
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from harmopower.objectives.contrastive import NOTHING, row_weights, weighted_mean
+from harmopower.parallel import collectives
+
+MAX_EXACT_REGIONS = 12
+# Numbers in the largest array of one tile: 4 MiB, so that it stays in the cache of a CPU core or GPU.
+TILE_ENTRIES = 2**20
+# A product of this many factors in 1 .. 2 is far from the largest float32, 2 ** 128.
+_SAFE_FACTORS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a pair is scored; the fields are the keys of `config.objective.powerset`."""
+
+    method: str = "nla"
+    temperature: float = 1e-3
+    zeta: float = 0.75
+    samples: int = 256
+    score_norm: str = "sum"
+
+    def __post_init__(self):
+        for name, choices in (("method", ("exact", "nla", "sampled")), ("score_norm", ("sum", "mean"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"objective.powerset.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if self.method == "nla" and not self.temperature > 0:
+            raise ValueError(f"objective.powerset.temperature is {self.temperature}; nla needs one above 0")
+
+    def check_regions(self, regions: int):
+        """Raises ValueError where `exact` would have to enumerate too many subsets."""
+        if self.method == "exact" and regions > MAX_EXACT_REGIONS:
+            raise ValueError(
+                f"objective.powerset.method 'exact' takes at most {MAX_EXACT_REGIONS} regions but there are {regions}; "
+                "set objective.powerset.method to nla or sampled, or lower data.max_boxes")
+
+
+# --- public: one block of scores -----------------------------------------------------------------------------------
+
+
+def tree_to_region(s, region_mask, phrase_mask, *, temperature=None):
+    """T2R: the mean over phrases of the best subset of regions, in closed form (METHOD section 6).
+
+    Args:
+      s: [..., M, K] inner products of regions and phrases.
+      region_mask: bool [..., M].
+      phrase_mask: bool [..., K].
+      temperature: None for the exact `mean_k sum_m relu(s)`; else the aggregator T1 at that temperature.
+    Returns:
+      float32 [...]; 0 where there is no phrase or no region.
+    """
+    how = How("nla", temperature=temperature) if temperature is not None else None
+    block, masks, shape = _to_block(s, region_mask, phrase_mask)
+    if how is None:
+        return _closed_tree_to_region(block, *masks).reshape(shape)
+    return _aggregate(how, block, *masks, None)[0].reshape(shape)
+
+
+def region_to_tree(
+    s, region_mask, phrase_mask, *, method="exact", temperature=1e-3, zeta=0.75, samples=256, rng=None,
+):
+    """R2T: the mean over all subsets of the regions, the empty one included, of the best phrase (METHOD section 6).
+
+    Args:
+      s: [..., M, K] inner products of regions and phrases.
+      region_mask: bool [..., M].
+      phrase_mask: bool [..., K].
+      method: "exact" (M at most 12, by the low-high split of the subset sums), "nla" (the aggregator T2) or "sampled"
+        (the mean over `samples` uniform subsets, the same ones for every leading index).
+      temperature, zeta: of T2; zeta weighs the log cosh (our reading of the paper).
+      samples, rng: of "sampled"; the key is then needed.
+    Returns:
+      float32 [...]; 0 where there is no phrase or no region.
+    """
+    how = How(method, temperature=temperature, zeta=zeta, samples=samples)
+    how.check_regions(s.shape[-2])
+    block, masks, shape = _to_block(s, region_mask, phrase_mask)
+    return _aggregate(how, block, *masks, draw_subsets(how, s.shape[-2], rng))[1].reshape(shape)
+
+
+def dense_scores(regions, region_mask, phrases, phrase_mask, *, rng=None, **how):
+    """Scores of all image-text pairs at once, the reference of the two sweeps; for small batches only.
+
+    Args:
+      regions: [B_images, M, D]; region_mask: bool [B_images, M].
+      phrases: [B_texts, K, D]; phrase_mask: bool [B_texts, K].
+      rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
+    Returns:
+      float32 [B_images, B_texts], differentiable.
+    """
+    how = How(**how)
+    how.check_regions(regions.shape[1])
+    images, texts = _Images(regions, region_mask), _Texts(phrases, phrase_mask)
+    return _tile_scores(how, images, texts, draw_subsets(how, regions.shape[1], rng))
+
+
+def dense_loss(regions, region_mask, phrases, phrase_mask, *, margin, weight_rows=None, rng=None, **how):
+    """`powerset_loss` computed from `dense_scores`; small batches only."""
+    scores = dense_scores(regions, region_mask, phrases, phrase_mask, rng=rng, **how)
+    weight = row_weights(regions, weight_rows)
+    valid = weight > 0
+    others = valid[:, None] & valid[None, :] & ~jnp.eye(len(scores), dtype=bool)
+    candidates = jnp.where(others, scores, -jnp.inf)
+    hard_text = _pick(scores, candidates.argmax(1), others.any(1))
+    hard_image = _pick(scores.T, candidates.argmax(0), others.any(0))
+    return _triplet(jnp.diagonal(scores), hard_text, hard_image, margin, weight)
+
+
+def _pick(scores, index, found):
+    return jnp.where(found, jnp.take_along_axis(scores, index[:, None], axis=1)[:, 0], -jnp.inf)
+
+
+def powerset_loss(
+    regions, region_mask, phrases, phrase_mask, *, margin, weight_rows=None, block=None, rng=None, **how,
+):
+    """Triplet loss on the hardest text of every image and the hardest image of every text (METHOD section 6).
+
+    `mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed. Inside a
+    mesh (`jax.set_mesh`) every shard of the batch searches its own texts against the images of all shards.
+
+    Args:
+      regions: [B, M, D] L2-normalised, float32 or bfloat16; products are summed in float32.
+      region_mask: bool [B, M].
+      phrases: [B, K, D] sums of leaves.
+      phrase_mask: bool [B, K].
+      margin: delta of the loss.
+      weight_rows: float [B]; the mean runs over the weighted rows, a row of weight 0 is no negative either. None: ones.
+      block: images and texts of a tile; None chooses from the shapes.
+      rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
+    Returns:
+      loss, and metrics: `active` share of the 2 B rows with a loss, mean `positive`, `hard_text` and `hard_image` scores.
+    """
+    how = How(**how)
+    rows, regions_an_image = regions.shape[:2]
+    how.check_regions(regions_an_image)
+    block = collectives.fit_block(rows, block, _default_block(how, regions_an_image, phrases.shape[1]))
+    weight = row_weights(regions, weight_rows)
+    subsets = draw_subsets(how, regions_an_image, rng)
+    padded = collectives.pad_rows((regions, region_mask, phrases, phrase_mask, weight > 0), block)
+    own, hard_text, hard_image = (scores[:rows] for scores in _triplet_scores(how, block, *padded, subsets))
+    return _triplet(own, hard_text, hard_image, margin, weight)
+
+
+def _triplet(own, hard_text, hard_image, margin, weight):
+    """Loss and metrics from the three scores of every row; a score of -inf is a row without a negative."""
+    above_text, above_image = (hard - own + margin for hard in (hard_text, hard_image))
+    loss = weighted_mean(jax.nn.relu(above_text), weight) + weighted_mean(jax.nn.relu(above_image), weight)
+    active = (weighted_mean(above_text > 0, weight) + weighted_mean(above_image > 0, weight)) / 2
+    found = weight * jnp.isfinite(hard_text)
+    metrics = {
+        "active": active,
+        "positive": weighted_mean(own, weight),
+        "hard_text": weighted_mean(hard_text, found),
+        "hard_image": weighted_mean(hard_image, found),
+    }
+    return loss, lax.stop_gradient(metrics)
+
+
+def draw_subsets(how: How, regions: int, rng):
+    """The uniform subsets of "sampled" as float32 [samples, M] of 0 and 1; None for the other methods."""
+    if how.method != "sampled":
+        return None
+    if rng is None:
+        raise ValueError("objective.powerset.method 'sampled' draws subsets and rng is None; pass rng=jax.random.key(..)")
+    return jax.random.bernoulli(rng, shape=(how.samples, regions)).astype(jnp.float32)
+
+
+# --- one block of scores: values and slopes ------------------------------------------------------------------------
+
+
+def _to_block(s, region_mask, phrase_mask):
+    """[..., M, K] -> [M, K, pairs], masks along with it, and the leading shape."""
+    shape = s.shape[:-2]
+    region_mask = jnp.broadcast_to(region_mask, shape + s.shape[-2:-1]).reshape(-1, s.shape[-2])
+    phrase_mask = jnp.broadcast_to(phrase_mask, shape + s.shape[-1:]).reshape(-1, s.shape[-1])
+    block = jnp.moveaxis(s.astype(jnp.float32).reshape((-1,) + s.shape[-2:]), 0, -1)
+    return block, (region_mask.T[:, None, :], phrase_mask.T), shape
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _aggregate(how: How, s, region_mask, phrase_mask, subsets):
+    """T2R and R2T of a block of scores [M, *, K, n]: two arrays [*, n].
+
+    The derivative keeps `s` and nothing else: softplus, subset sums and winners are computed again.
+    """
+    s = jnp.where(region_mask, s, 0)
+    if how.method == "nla":
+        return _nla(how, s, region_mask, phrase_mask)
+    best = _exact if how.method == "exact" else partial(_sampled, subsets=subsets)
+    return _closed_tree_to_region(s, region_mask, phrase_mask), best(s, phrase_mask)
+
+
+def _aggregate_forward(how, s, region_mask, phrase_mask, subsets):
+    return _aggregate(how, s, region_mask, phrase_mask, subsets), (s, region_mask, phrase_mask, subsets)
+
+
+def _aggregate_backward(how, kept, cotangents):
+    tree_to_region, region_to_tree = _slopes(how, *kept)
+    d_tree_to_region, d_region_to_tree = (jnp.expand_dims(cotangent, (0, -2)) for cotangent in cotangents)
+    return d_tree_to_region * tree_to_region + d_region_to_tree * region_to_tree, None, None, None
+
+
+_aggregate.defvjp(_aggregate_forward, _aggregate_backward)
+
+
+def _slopes(how: How, s, region_mask, phrase_mask, subsets):
+    """Derivatives of T2R and R2T by s [M, *, K, n]: two arrays of its shape, 0 where a mask is False."""
+    s = jnp.where(region_mask, s, 0)
+    if how.method == "nla":
+        slopes = _nla_slopes(how, s, region_mask, phrase_mask)
+    else:
+        winners = _exact_slope if how.method == "exact" else partial(_sampled_slope, subsets=subsets)
+        slopes = (s > 0) / _phrase_count(phrase_mask)[..., None, :], winners(s, phrase_mask)
+    return tuple(jnp.where(region_mask & phrase_mask, slope, 0) for slope in slopes)
+
+
+def _phrase_count(phrase_mask):
+    return jnp.maximum(phrase_mask.sum(-2), 1)
+
+
+def _region_count(region_mask):
+    return region_mask.sum(0)[..., 0, :]
+
+
+def _mean_over_phrases(values, phrase_mask):
+    return jnp.where(phrase_mask, values, 0).sum(-2) / _phrase_count(phrase_mask)
+
+
+def _zero_without_phrases(values, phrase_mask):
+    return jnp.where(phrase_mask.any(-2), values, 0)
+
+
+def _closed_tree_to_region(s, region_mask, phrase_mask):
+    return _mean_over_phrases(jnp.where(region_mask, jax.nn.relu(s), 0).sum(0), phrase_mask)
+
+
+def _nla(how: How, s, region_mask, phrase_mask):
+    """T1 and T2 from one softplus sum, by `log cosh(x/2) = softplus(x) - x/2 - ln 2`."""
+    linear, softplus = _softplus_sums(s / how.temperature, region_mask)
+    log_cosh = softplus - linear / 2 - jnp.log(2.0) * _region_count(region_mask)[..., None, :]
+    exponent = jnp.where(phrase_mask, linear / 2 + how.zeta * log_cosh, NOTHING)
+    maximum = exponent.max(-2)
+    log_sum = maximum + jnp.log(jnp.exp(exponent - maximum[..., None, :]).sum(-2))
+    smooth = how.temperature * _zero_without_phrases(log_sum, phrase_mask)
+    has_region = _region_count(region_mask) > 0
+    return how.temperature * _mean_over_phrases(softplus, phrase_mask), jnp.where(has_region, smooth, 0)
+
+
+def _softplus_sums(x, region_mask):
+    """Sums over the valid regions of x and of softplus(x), x being 0 elsewhere: two arrays [*, K, n].
+
+    `softplus(x) = max(x, 0) + log(1 + exp(-|x|))`, and the sum of the logs is the log of one product, whose factors lie
+    between 1 and 2. The loop over regions is written out because XLA then makes one vectorised pass over `s`; as a
+    reduction over the first axis it is ten times slower on a CPU.
+    """
+    linear = positive = logs = jnp.zeros(x.shape[1:])
+    product = jnp.ones(x.shape[1:])
+    for region in range(x.shape[0]):
+        linear += x[region]
+        positive += jnp.maximum(x[region], 0)
+        product *= 1 + region_mask[region] * jnp.exp(-jnp.abs(x[region]))
+        if (region + 1) % _SAFE_FACTORS == 0:
+            logs, product = logs + jnp.log(product), jnp.ones_like(product)
+    return linear, positive + logs + jnp.log(product)
+
+
+def _nla_slopes(how: How, s, region_mask, phrase_mask):
+    x = s / how.temperature
+    linear, softplus = _softplus_sums(x, region_mask)
+    exponent = jnp.where(phrase_mask, (1 - how.zeta) * linear / 2 + how.zeta * softplus, NOTHING)
+    share = jax.nn.softmax(exponent, axis=-2)
+    sigmoid = jax.nn.sigmoid(x)
+    tree_to_region = sigmoid / _phrase_count(phrase_mask)[..., None, :]
+    return tree_to_region, share * ((1 - how.zeta) / 2 + how.zeta * sigmoid)
+
+
+# --- exact: all subsets by the low-high split ----------------------------------------------------------------------
+
+
+def _subset_sums(s, start):
+    """Sums over all subsets of the first axis, plus start: [m, *, K, n] -> [2^m, *, K, n]; bit r of a row is region r."""
+    sums = jnp.broadcast_to(start, (1,) + s.shape[1:])
+    for region in s:
+        sums = jnp.concatenate([sums, sums + region])
+    return sums
+
+
+def _halves(s, phrase_mask):
+    """Subset sums of the first and of the second half of the regions; every subset is one of each."""
+    low = s.shape[0] // 2
+    return _subset_sums(s[:low], jnp.where(phrase_mask, 0.0, NOTHING)), _subset_sums(s[low:], 0.0)
+
+
+def _exact(s, phrase_mask):
+    """Mean over all subsets of the best phrase. A masked region adds 0, which leaves the mean as it is."""
+    low, high = _halves(s, phrase_mask)
+
+    def add_row(total, low_sum):
+        return total + (low_sum + high).max(-2).sum(0), None
+
+    total, _ = lax.scan(add_row, jnp.zeros(s.shape[1:-2] + s.shape[-1:]), low)
+    return _zero_without_phrases(total / 2.0 ** s.shape[0], phrase_mask)
+
+
+def _exact_slope(s, phrase_mask):
+    """d R2T / d s[m, k] = share of the subsets that hold m and whose best phrase is k; ties go to the lowest k."""
+    low, high = _halves(s, phrase_mask)
+
+    def count_winners(high_wins, low_sum):
+        won = _winners(low_sum + high)
+        return high_wins + won, won.sum(0)
+
+    high_wins, low_wins = lax.scan(count_winners, jnp.zeros(high.shape), low)
+    wins = [_wins_with_each_region(low_wins), _wins_with_each_region(high_wins)]
+    return jnp.concatenate(wins) / 2.0 ** s.shape[0]
+
+
+def _winners(sums):
+    """One-hot best phrase over axis -2, float32 of the shape of sums [..., K, n]."""
+    best = sums.argmax(-2)
+    return (best[..., None, :] == jnp.arange(sums.shape[-2])[:, None]).astype(jnp.float32)
+
+
+def _wins_with_each_region(wins):
+    """[2^m, *, K, n] -> [m, *, K, n]: the sum over the subsets that hold each region."""
+    regions = wins.shape[0].bit_length() - 1
+    holds = (jnp.arange(wins.shape[0]) >> jnp.arange(regions)[:, None]) & 1
+    return jnp.tensordot(holds.astype(jnp.float32), wins, axes=1)
+
+
+# --- sampled: uniform subsets --------------------------------------------------------------------------------------
+
+
+def _subset_chunks(subsets, regions: int):
+    """[samples, M] -> [chunks, about M, M] and the mask of the real ones, so that a chunk of sums is as large as `s`."""
+    missing = -len(subsets) % regions
+    real = jnp.pad(jnp.ones(len(subsets)), (0, missing))
+    return jnp.pad(subsets, ((0, missing), (0, 0))).reshape(-1, regions, regions), real.reshape(-1, regions)
+
+
+def _sampled_sums(s, phrase_mask, chunk):
+    sums = jnp.tensordot(chunk, s, axes=1, precision=lax.Precision.HIGHEST)
+    return jnp.where(phrase_mask, sums, NOTHING)
+
+
+def _sampled(s, phrase_mask, subsets):
+    def add_chunk(total, chunk_and_real):
+        chunk, real = chunk_and_real
+        return total + jnp.tensordot(real, _sampled_sums(s, phrase_mask, chunk).max(-2), axes=1), None
+
+    start = jnp.zeros(s.shape[1:-2] + s.shape[-1:])
+    total, _ = lax.scan(add_chunk, start, _subset_chunks(subsets, s.shape[0]))
+    return _zero_without_phrases(total / len(subsets), phrase_mask)
+
+
+def _sampled_slope(s, phrase_mask, subsets):
+    def count_winners(wins, chunk_and_real):
+        chunk, _ = chunk_and_real  # a padded subset is empty, so no region gets its wins
+        return wins + jnp.tensordot(chunk.T, _winners(_sampled_sums(s, phrase_mask, chunk)), axes=1), None
+
+    wins, _ = lax.scan(count_winners, jnp.zeros(s.shape), _subset_chunks(subsets, s.shape[0]))
+    return wins / len(subsets)
+
+
+# --- two sweeps ----------------------------------------------------------------------------------------------------
+
+
+class _Images(NamedTuple):
+    regions: jax.Array  # [b, M, D]
+    mask: jax.Array  # [b, M]
+
+
+class _Texts(NamedTuple):
+    phrases: jax.Array  # [b, K, D]
+    mask: jax.Array  # [b, K]
+
+
+class _Best(NamedTuple):
+    """The best candidate so far of every row: its score and its index in the global batch; -inf where none was met."""
+
+    score: jax.Array
+    index: jax.Array
+
+
+def _default_block(how: How, regions: int, phrases: int) -> int:
+    """Images and texts of a tile, a power of two, so that its largest array has about TILE_ENTRIES numbers."""
+    rows = regions if how.method != "exact" else 2 ** (regions - regions // 2)
+    block = 8
+    while (2 * block) ** 2 * rows * phrases <= TILE_ENTRIES:
+        block *= 2
+    return block
+
+
+def _normalise(how: How, scores, region_count):
+    return scores / jnp.maximum(region_count, 1) if how.score_norm == "mean" else scores
+
+
+def _inner_products(equation: str, *arrays):
+    """Einsum with float32 sums, and with float32 inputs not rounded to a shorter type first."""
+    return jnp.einsum(equation, *arrays, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+
+
+def _tile_scores(how: How, images: _Images, texts: _Texts, subsets):
+    """Scores of all pairs of a block of images and a block of texts: [images, texts]."""
+    # Regions and phrases lead before the product: what comes out needs no transposition, which would cost more.
+    s = _inner_products("mid,kjd->mikj", images.regions.swapaxes(0, 1), texts.phrases.swapaxes(0, 1))
+    region_mask = images.mask.T[:, :, None, None]
+    tree_to_region, region_to_tree = _aggregate(how, s, region_mask, texts.mask.T, subsets)
+    return _normalise(how, tree_to_region + region_to_tree, _region_count(region_mask))
+
+
+def _pair_block(regions, region_mask, phrases, phrase_mask):
+    """Block of scores [M, K, pairs] of images and texts given pair by pair, and its masks."""
+    return _inner_products("pmd,pkd->mkp", regions, phrases), region_mask.T[:, None, :], phrase_mask.T
+
+
+def _merge(best: _Best, other: _Best) -> _Best:
+    """The better of two; equal scores go to the lower index, so that the order of the tiles does not matter."""
+    better = (other.score > best.score) | ((other.score == best.score) & (other.index < best.index))
+    return _Best(*(jnp.where(better, new, old) for new, old in zip(other, best)))
+
+
+def _best_along(scores, index, axis: int) -> _Best:
+    return _Best(scores.max(axis), index[scores.argmax(axis)])
+
+
+def _search(how: How, block: int, axes, images, texts, valid, index, subsets):
+    """First sweep: the hardest text of every image and the hardest image of every text, over the global batch."""
+    def tile(home, hard_image, guest, hard_text):
+        (texts, text_valid, text_index), (images, image_valid, image_index) = home, guest
+        candidate = image_valid[:, None] & text_valid[None, :] & (image_index[:, None] != text_index[None, :])
+        scores = jnp.where(candidate, _tile_scores(how, images, texts, subsets), -jnp.inf)
+        hard_image = _merge(hard_image, _best_along(scores, image_index, axis=0))
+        return hard_image, _merge(hard_text, _best_along(scores, text_index, axis=1))
+
+    nobody = _Best(jnp.full(index.shape, -jnp.inf), jnp.full(index.shape, jnp.iinfo(jnp.int32).max))
+    hard_image, hard_text = collectives.meet(
+        tile, (texts, valid, index), nobody, (images, valid, index), nobody, block, axes)
+    return hard_text, hard_image
+
+
+def _own_scores(how: How, block: int, images, texts, subsets):
+    """The score of every row's own pair, in blocks because the copy that the product makes is as large as its input."""
+    def score(rows):
+        images, texts = rows
+        s, region_mask, phrase_mask = _pair_block(*images, *texts)
+        return _normalise(
+            how, sum(_aggregate(how, s, region_mask, phrase_mask, subsets)), _region_count(region_mask))
+
+    return lax.map(score, collectives.split_blocks((images, texts), block)).reshape(-1)
+
+
+def _triplets(how: How, block: int, regions, region_mask, phrases, phrase_mask, valid, subsets):
+    def shard(axes, rows, subsets):
+        images, texts, valid, index = rows
+        own = _own_scores(how, block, images, texts, subsets)
+        return own, *_search(how, block, axes, images, texts, valid, index, subsets)
+
+    index = jnp.arange(regions.shape[0], dtype=jnp.int32)
+    rows = _Images(regions, region_mask), _Texts(phrases, phrase_mask), valid, index
+    return collectives.over_batch(shard, rows, subsets)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _triplet_scores(how: How, block: int, regions, region_mask, phrases, phrase_mask, valid, subsets):
+    """Scores [B] of the own pair, of the hardest text and of the hardest image of every row; -inf where there is none."""
+    own, hard_text, hard_image = _triplets(
+        how, block, regions, region_mask, phrases, phrase_mask, valid, subsets)
+    return own, hard_text.score, hard_image.score
+
+
+def _triplet_scores_forward(how, block, *arrays):
+    own, hard_text, hard_image = _triplets(how, block, *arrays)
+    return (own, hard_text.score, hard_image.score), (arrays, hard_text.index, hard_image.index)
+
+
+def _triplet_scores_backward(how, block, kept, cotangents):
+    """Second sweep: the derivative of the `3 B` scores, each pair computed where its text lives."""
+    (regions, region_mask, phrases, phrase_mask, _, subsets), hard_text, hard_image = kept
+    index = jnp.arange(regions.shape[0], dtype=jnp.int32)
+    rows = (_Images(regions, region_mask), _Texts(phrases, phrase_mask), index, hard_text, hard_image, cotangents)
+    d_regions, d_phrases = collectives.over_batch(partial(_shard_gradient, how, block), rows, subsets)
+    return d_regions.astype(regions.dtype), None, d_phrases.astype(phrases.dtype), None, None, None
+
+
+def _shard_gradient(how: How, block: int, axes, rows, subsets):
+    """Gradient of this shard's regions and phrases. The images visit, with their gradients and their hardest texts."""
+    images, texts, index, hard_text, hard_image, (d_own, d_hard_text, d_hard_image) = rows
+    here = jnp.arange(index.shape[0])
+    add_pairs = partial(_add_pair_gradients, how, block, texts, subsets)
+
+    def visit(d_phrases, guest, d_regions):
+        images, guest_index, hard_text, d_hard_text = guest
+        text, d_found_text = _localise(hard_text, index[0], d_hard_text)
+        image, d_found_image = _localise(hard_image, guest_index[0], d_hard_image)
+        sums = add_pairs(images, (d_regions, d_phrases), here, text, d_found_text)
+        d_regions, d_phrases = add_pairs(images, sums, image, here, d_found_image)
+        return d_phrases, d_regions
+
+    zeros = jnp.zeros(images.regions.shape), jnp.zeros(texts.phrases.shape)
+    d_regions, d_phrases = add_pairs(images, zeros, here, here, d_own)
+    guest = images, index, hard_text, d_hard_text
+    d_phrases, d_regions = collectives.ring(visit, d_phrases, guest, d_regions, axes)
+    return d_regions, d_phrases
+
+
+def _localise(global_index, first, cotangent):
+    """Row numbers within the shard that starts at `first`; the cotangent of rows that live elsewhere becomes 0."""
+    local = global_index - first
+    here = (local >= 0) & (local < global_index.shape[0])
+    return jnp.where(here, local, 0), jnp.where(here, cotangent, 0)
+
+
+def _add_pair_gradients(how: How, block: int, texts, subsets, images, sums, image_rows, text_rows, cotangents):
+    """Adds to the gradients (regions, phrases) those of the scores of the pairs (image_rows[p], text_rows[p])."""
+    def add(sums, pairs):
+        d_regions, d_phrases = sums
+        image_rows, text_rows, cotangent = pairs
+        regions, region_mask = (array[image_rows] for array in images)
+        phrases, phrase_mask = (array[text_rows] for array in texts)
+        s, *masks = _pair_block(regions, region_mask, phrases, phrase_mask)
+        slope = _normalise(how, cotangent, region_mask.sum(1)) * sum(_slopes(how, s, *masks, subsets))
+        d_regions = d_regions.at[image_rows].add(_inner_products("mkp,pkd->pmd", slope, phrases))
+        return (d_regions, d_phrases.at[text_rows].add(_inner_products("mkp,pmd->pkd", slope, regions))), None
+
+    return lax.scan(add, sums, collectives.split_blocks((image_rows, text_rows, cotangents), block))[0]
+
+
+_triplet_scores.defvjp(_triplet_scores_forward, _triplet_scores_backward)

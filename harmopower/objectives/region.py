@@ -1,0 +1,121 @@
+"""Regions as linear maps over the patch grid, and the contrastive loss between regions and their words (HarmoCLIP)."""
+import jax.numpy as jnp
+from jax import lax
+
+from harmopower.objectives import contrastive
+
+
+def region_weights(boxes, grid: tuple[int, int], mode: str):
+    """The weight of every patch in every box, so that pooling regions is one matmul (METHOD section 2).
+
+    Args:
+      boxes: [..., M, 4] as y0, x0, y1, x1 in shares of the image, within 0..1.
+      grid: rows and columns of patches; N = rows * columns, row by row.
+      mode: "cover": 1 on every patch that the box touches (PowerCLIP); "overlap": the covered share of the patch;
+        "roi_align": RoIAlign to one cell, `aligned=True`, adaptive sampling (Mask R-CNN as torchvision defines it).
+    Returns:
+      float32 [..., M, N]; all zero for a box without area.
+    """
+    if mode not in _AXIS_WEIGHTS:
+        raise ValueError(f"objective.region_pooling is {mode!r}; choose one of {', '.join(_AXIS_WEIGHTS)}")
+    boxes = jnp.asarray(boxes, jnp.float32)
+    # All three are products of a weight along the rows and one along the columns.
+    along_rows, along_columns = (
+        _AXIS_WEIGHTS[mode](boxes[..., axis] * size, boxes[..., axis + 2] * size, size) for axis, size in enumerate(grid)
+    )
+    weights = along_rows[..., :, None] * along_columns[..., None, :]
+    weights = jnp.where(has_area(boxes)[..., None, None], weights, 0)
+    return weights.reshape(weights.shape[:-2] + (grid[0] * grid[1],))
+
+
+def has_area(boxes):
+    """Whether boxes [..., 4] hold anything: bool [...]."""
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def _covered(start, end, size: int):
+    """Length of each unit cell 0 .. size - 1 inside the interval: [...] -> [..., size]."""
+    cell = jnp.arange(size, dtype=jnp.float32)
+    return jnp.clip(jnp.minimum(end[..., None], cell + 1) - jnp.maximum(start[..., None], cell), 0)
+
+
+def _touched(start, end, size: int):
+    return (_covered(start, end, size) > 0).astype(jnp.float32)
+
+
+def _bilinear(start, end, size: int):
+    """Mean over ceil(length) samples of the bilinear weights along one axis; a sample outside -1 .. size is lost."""
+    length = end - start
+    count = jnp.clip(jnp.ceil(length), 1, size)[..., None]
+    sample = jnp.arange(size, dtype=jnp.float32)
+    # Half a cell back: cell r has its value in its middle (`aligned=True`).
+    position = start[..., None] - 0.5 + (sample + 0.5) * length[..., None] / count
+    inside = (sample < count) & (position >= -1) & (position <= size)
+    position = jnp.clip(position, 0, size - 1)
+    hat = jnp.clip(1 - jnp.abs(position[..., :, None] - sample), 0)
+    return jnp.where(inside[..., None], hat, 0).sum(-2) / count
+
+
+_AXIS_WEIGHTS = {"cover": _touched, "overlap": _covered, "roi_align": _bilinear}
+
+
+def pool_regions(tokens, boxes, box_valid, grid: tuple[int, int], mode: str):
+    """Region features from patch tokens.
+
+    Args:
+      tokens: [B, N, D] patch tokens in the shared space, not normalised.
+      boxes: [B, M, 4] as y0, x0, y1, x1 in shares of the image.
+      box_valid: bool [B, M].
+      grid, mode: see `region_weights`.
+    Returns:
+      phi [B, M, D] L2-normalised, 0 where there is no region, and the mask of the regions bool [B, M]: valid, not empty.
+    """
+    mask = box_valid & has_area(boxes)
+    weights = region_weights(boxes, grid, mode).astype(tokens.dtype)
+    pooled = jnp.einsum("bmn,bnd->bmd", weights, tokens, preferred_element_type=jnp.float32)
+    return normalise(pooled, mask).astype(tokens.dtype), mask
+
+
+def normalise(vectors, mask=None):
+    """L2-normalises [..., D] in float32; a zero vector, or one that mask [...] leaves out, becomes 0 with gradient 0."""
+    vectors = vectors.astype(jnp.float32)
+    if mask is not None:
+        vectors = jnp.where(mask[..., None], vectors, 0)
+    square = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
+    positive = square > 1e-30
+    # The inner `where` keeps the infinite derivative of the root at 0 out of the backward pass.
+    return vectors * jnp.where(positive, lax.rsqrt(jnp.where(positive, square, 1)), 0)
+
+
+def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=None):
+    """Symmetric InfoNCE between the valid rows of `a` and `b` (LRC, and GR with texts; METHOD section 5, our choice).
+
+    Args:
+      a, b: [P, D] L2-normalised; row p of `a` belongs to row p of `b`.
+      valid: bool [P]; padding is masked out of both softmax axes.
+      group: int32 [P]; rows with equal numbers have the same text.
+      logit_scale: scalar, exponentiated.
+      duplicates: "positives": all rows of the group are positives, targets row-normalised; "ignore": the others of the
+        group are left out.
+      block: rows of a tile; None chooses.
+    Returns:
+      loss (0 without a valid pair), and metrics `pairs` (their number) and `accuracy` (best candidate is a positive, both ways).
+    """
+    per_a, per_b, a_hits, b_hits = contrastive.info_nce(
+        a, b, valid, group, logit_scale, duplicates=duplicates, block=block)
+    weight = valid.astype(jnp.float32)
+    loss = (contrastive.weighted_mean(per_a, weight) + contrastive.weighted_mean(per_b, weight)) / 2
+    accuracy = (contrastive.weighted_mean(a_hits, weight) + contrastive.weighted_mean(b_hits, weight)) / 2
+    return loss, {"pairs": weight.sum(), "accuracy": accuracy}
+
+
+def crop_loss(regions, crops, valid):
+    """`1 - cosine(phi, stop_gradient(embedding of the crop))`, mean over the valid regions (GR `crop`, our choice).
+
+    Args:
+      regions, crops: [..., D] L2-normalised.
+      valid: bool [...].
+    """
+    cosine = jnp.sum(regions.astype(jnp.float32) * lax.stop_gradient(crops).astype(jnp.float32), axis=-1)
+    weight = valid.astype(jnp.float32)
+    return contrastive.weighted_mean(1 - cosine, weight), {"pairs": weight.sum()}

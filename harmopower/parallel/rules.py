@@ -1,0 +1,36 @@
+"""Logical axes to mesh axes: the one table that says how everything is sharded.
+
+Parameters carry the names on the left (see `harmopower.models`), activations and batches use `BATCH_AXES`. To shard
+differently, change this table and nothing else.
+"""
+import jax
+from jax.sharding import PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+LOGICAL_AXIS_RULES = (
+    ("batch", BATCH_AXES),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("vocabulary", "tensor"),
+    ("shared", None),  # the joint image-text space: small, and every device needs all of it
+    ("layers", None),
+    ("position", None),
+    ("patch", None),
+    ("head_dim", None),
+    ("qkv", None),
+    ("norm", None),
+)
+
+
+def batch_spec() -> PartitionSpec:
+    """The partition of any array whose leading axis is the examples of the global batch."""
+    return PartitionSpec(BATCH_AXES)
+
+
+def constrain(x):
+    """Keeps the leading axis of `x` on the batch axes of the mesh that is entered; without a mesh, `x` itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty or mesh.are_all_axes_manual else jax.lax.with_sharding_constraint(x, batch_spec())

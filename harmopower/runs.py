@@ -1,0 +1,115 @@
+"""What a run is made of: from its config when it is trained, from its workdir when it is evaluated or exported."""
+import os
+
+import jax
+import rich.console
+
+from harmopower import config as configs
+from harmopower.command import CommandError
+from harmopower.data import records
+from harmopower.data.pipeline import Pipeline
+from harmopower.data.tokenize import FILE_NAME, Tokenizer
+from harmopower.evaluation import suite
+from harmopower.models import clip
+from harmopower.objectives import total
+from harmopower.training import optimizer as optimizers
+from harmopower.training import state as states
+from harmopower.training.checkpoints import Checkpoints
+
+
+def open_data(config) -> tuple[Tokenizer, Pipeline]:
+    """Opens the prepared data set that the config names, and its tokenizer.
+
+    Raises:
+      CommandError: something is missing or impossible; the text names path, key and what to run.
+    """
+    data = config.data
+    if not data.source:
+        raise configs.ConfigError("config.data.source is empty; set it to a folder that tools.prepare has made")
+    shapes = ("image_size", "context_length", "max_phrases", "max_boxes", "regions", "region_text_length", "min_crop_area")
+    try:
+        tokenizer = Tokenizer.load(data.tokenizer, data.source)
+        return tokenizer, Pipeline(
+            records.read(data.source, data.split), tokenizer, seed=config.seed, batch_size=config.batch_size,
+            process_index=jax.process_index(), process_count=jax.process_count(), workers=data.workers,
+            threads=data.threads, max_bad_fraction=data.max_bad_fraction, grid=clip.grid(config),
+            region_text=total.active(config.objective).region_text, **{name: data[name] for name in shapes},
+        )
+    except ValueError as error:  # the data modules' errors about what the config asks for
+        raise CommandError(str(error)) from error
+
+
+def build_model(config, tokenizer: Tokenizer) -> clip.CLIP:
+    """The model of a config for that tokenizer's ids."""
+    return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id)
+
+
+def write_workdir(workdir: str, config, tokenizer: Tokenizer) -> None:
+    """Stores config and tokenizer beside the checkpoints, and says what a resumed run changes in its config."""
+    path = os.path.join(workdir, "config.json")
+    if jax.process_index() != 0:
+        return
+    os.makedirs(workdir, exist_ok=True)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            changes = configs.differences(configs.from_json(file.read()), config)
+        for change in changes:
+            print(f"changed since the run began: {change}")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(configs.to_json(config))
+    tokenizer.save(os.path.join(workdir, FILE_NAME))
+
+
+def read_workdir(workdir: str):
+    """The config and tokenizer of a run.
+
+    Raises:
+      CommandError: the folder holds no run.
+    """
+    path = os.path.join(workdir, "config.json")
+    if not os.path.exists(path):
+        raise CommandError(f"--workdir {workdir} holds no run: there is no config.json; train first, or correct it")
+    with open(path, encoding="utf-8") as file:
+        config = configs.from_json(file.read())
+    return config, Tokenizer.load(os.path.join(workdir, FILE_NAME), workdir)
+
+
+def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):
+    """The step and parameters of a checkpoint, the newest by default, on `mesh`.
+
+    Raises:
+      CheckpointError: it is missing or does not fit the model.
+    """
+    like = states.abstract(model, optimizers.make_optimizer(configs.get_config()), mesh).params
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.resolve(step)
+        return step, checkpoints.restore_params(step, like)
+
+
+def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False, show=True):
+    """Builds `evaluate(params, step) -> metrics`, which also prints the table and writes `eval.json`.
+
+    A stop asked for in between gives no metrics and leaves the older `eval.json`.
+
+    Raises:
+      ConfigError: `config.evaluation.suite` is unknown.
+    """
+    if config.evaluation.suite not in suite.SUITES:
+        raise configs.ConfigError(
+            f"config.evaluation.suite {config.evaluation.suite!r} is none of {', '.join(suite.SUITES)}"
+        )
+
+    def evaluate(params, step: int) -> dict[str, float]:
+        encoder = suite.Encoder(
+            model, params, tokenizer, config.data.image_size, config.data.context_length, config.evaluation.batch_size
+        )
+        found = suite.run(config.evaluation, encoder, config.data.source, should_stop)
+        if found is None:
+            return {}
+        if jax.process_index() == 0:
+            suite.write(workdir, step, found)
+            if show:
+                rich.console.Console().print(suite.table(found, step))
+        return found.metrics
+
+    return evaluate

@@ -1,0 +1,50 @@
+"""Trains a model: `python -m harmopower.train --config configs/scenes.py --workdir runs/scenes [--config.key=value ...]`.
+
+Rerunning the same command resumes from the newest checkpoint in the workdir.
+"""
+import os
+
+import jax
+from absl import flags, logging
+from ml_collections import config_flags
+
+from harmopower import command, runs
+from harmopower import config as configs
+from harmopower.data.pipeline import BadDataError
+from harmopower.parallel import mesh as meshes
+from harmopower.training import loop
+from harmopower.training.signals import StopSignal
+from harmopower.training.writers import NonFiniteError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/scenes.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, config, tokenizer.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> int:
+    """Sets the run up, then hands over to the loop."""
+    command.refuse_arguments(argv)
+    logging.set_verbosity(logging.WARNING)
+    meshes.initialize_processes()
+    config, workdir = CONFIG.value, WORKDIR.value
+    configs.validate(config, jax.device_count(), jax.process_count())
+    mesh = meshes.make_mesh(**config.mesh)
+    tokenizer, pipeline = runs.open_data(config)
+    model = runs.build_model(config, tokenizer)
+    runs.write_workdir(workdir, config, tokenizer)
+    with StopSignal() as stop:
+        evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.requested)
+        try:
+            return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate)
+        except BadDataError as error:
+            raise command.CommandError(str(error), exit_code=1) from error
+        except NonFiniteError as error:
+            raise command.CommandError(
+                f"{error}; the last good checkpoint is kept. Lower config.optimizer.learning_rate "
+                f"({config.optimizer.learning_rate}) or the weight of the term named", exit_code=1
+            ) from error
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
+    command.run(main)

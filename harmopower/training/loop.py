@@ -1,0 +1,193 @@
+"""The loop around the train step. Its order is part of the contract:
+
+1. take the batch of the step, 2. dispatch the update, 3. fetch the metrics of the step *before* (the device is never
+waited for), 4. evaluate and save where they are due, 5. leave if a signal asked for it.
+"""
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from harmopower.parallel import mesh as meshes
+from harmopower.training import optimizer as optimizers
+from harmopower.training import state as states
+from harmopower.training import writers
+from harmopower.training.checkpoints import Checkpoints
+from harmopower.training.signals import StopSignal
+from harmopower.training.step import make_train_step
+
+
+def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluate: Callable) -> int:
+    """Trains until `config.total_steps`, resuming from the newest checkpoint in `workdir`.
+
+    Args:
+      pipeline: has `iterate(start_step)`, an endless iterator of host batches.
+      evaluate: called as `evaluate(params, step) -> metrics` every `config.evaluation.every_steps` and at the end.
+
+    Returns:
+      the exit code: 0 when done or stopped by a scheduler's signal, 130 after Ctrl-C.
+
+    Raises:
+      NonFiniteError: a loss or norm is not finite; the checkpoints saved before stay as they are.
+    """
+    optimizer = optimizers.make_optimizer(config)
+    with jax.set_mesh(mesh), Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints:
+        state = start_state(config, model, optimizer, mesh, checkpoints)
+        recorder = Recorder(config, workdir, int(state.step))
+        try:
+            return _Run(config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate).go(pipeline)
+        finally:
+            recorder.close()
+
+
+def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints) -> states.TrainState:
+    """The newest checkpoint's state, or a fresh one."""
+    if not checkpoints.steps():
+        return states.create(model, optimizer, mesh, config.seed)
+    return checkpoints.restore(checkpoints.resolve(None), states.abstract(model, optimizer, mesh))
+
+
+class _Run:
+    """The pieces of one run; `go` is the loop."""
+
+    def __init__(self, config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate):
+        self._config, self._mesh, self._state = config, mesh, state
+        self._checkpoints, self._recorder, self._stop, self._evaluate = checkpoints, recorder, stop, evaluate
+        self._train_step = make_train_step(model, optimizer, config, mesh, states.shardings(model, optimizer, mesh))
+        self._key = jax.random.key(config.seed)
+        self._found: dict[str, float] = {}  # the newest evaluation
+        self._saved_at = time.monotonic()
+
+    def go(self, pipeline) -> int:
+        total, first = self._config.total_steps, int(self._state.step)
+        batches = pipeline.iterate(first)
+        for step in range(first + 1, total + 1):
+            started = time.perf_counter()
+            batch = to_devices(next(batches), self._mesh)
+            waited = time.perf_counter() - started
+            self._state, metrics = self._train_step(self._state, batch, self._key)
+            self._recorder.add(step, metrics, waited)
+            self._evaluate_if_due(step)
+            self._save_if_due(step)
+            if self._stop.agreed():
+                return self._leave(step)
+        self._recorder.flush()
+        return 0
+
+    def _evaluate_if_due(self, step: int) -> None:
+        every = self._config.evaluation.every_steps
+        if (every and step % every == 0) or step == self._config.total_steps:
+            self._recorder.flush()
+            self._found = self._evaluate(self._state.params, step)
+            self._recorder.add_evaluation(step, self._found)
+
+    def _save_if_due(self, step: int) -> None:
+        settings = self._config.checkpoint
+        due_by_time = self._agree(time.monotonic() - self._saved_at > 60 * settings.every_minutes)
+        due_by_step = settings.every_steps and step % settings.every_steps == 0
+        if due_by_time or due_by_step or step == self._config.total_steps:
+            self._save(step)
+
+    def _agree(self, due: bool) -> bool:
+        # Clocks differ, and a save is collective: the first process decides, all obey.
+        if jax.process_count() == 1:
+            return due
+        return bool(jax.experimental.multihost_utils.broadcast_one_to_all(np.array(due)))
+
+    def _save(self, step: int) -> None:
+        self._recorder.flush()  # raises if a loss is not finite, so that such a state is never saved
+        self._checkpoints.save(step, self._state, self._found)
+        self._saved_at = time.monotonic()
+
+    def _leave(self, step: int) -> int:
+        self._save(step)
+        self._checkpoints.close()
+        self._recorder.message(
+            f"stopped by {self._stop.received.name} after step {step}, which is saved; rerun the same command to go on"
+        )
+        return self._stop.exit_code
+
+
+def to_devices(batch: dict, mesh) -> dict:
+    """This host's rows of the global batch as global arrays, sharded over the batch axes."""
+    rows = meshes.batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(rows, value) for name, value in batch.items()}
+
+
+class Recorder:
+    """Fetches each step's metrics one step late, checks them, and writes every `config.log.every_steps`."""
+
+    def __init__(self, config, workdir: str, start_step: int):
+        self._config = config
+        self._pending = None
+        first = jax.process_index() == 0
+        wandb = start_wandb(config, workdir) if config.log.wandb and first else None
+        self._writer = writers.MetricWriter(workdir, start_step, config.log.tensorboard, wandb) if first else None
+        self._progress = writers.Progress(config.total_steps, start_step, show=first)
+        self._schedule = optimizers.make_schedule(config)
+        self._clock, self._clock_step, self._waited = None, start_step, 0.0
+
+    def add(self, step: int, metrics: dict, waited: float) -> None:
+        """Takes the metrics of `step` (still being computed) and handles those of the step before."""
+        self.flush()
+        self._pending = (step, metrics)
+        self._waited += waited
+
+    def flush(self) -> None:
+        """Handles the metrics that are still pending; waits for the device.
+
+        Raises:
+          NonFiniteError: one of them is not finite.
+        """
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        writers.check_finite(step, values)
+        if self._clock is None:  # the first step compiles; the clock starts after it
+            self._restart_clock(step)
+            self._waited = 0.0
+        if step % self._config.log.every_steps == 0 or step == self._config.total_steps:
+            self._write(step, values)
+
+    def _restart_clock(self, step: int) -> None:
+        self._clock, self._clock_step = time.perf_counter(), step
+
+    def _write(self, step: int, values: dict) -> None:
+        steps = max(step - self._clock_step, 1)
+        seconds = max(time.perf_counter() - self._clock, 1e-9)
+        measured = step > self._clock_step
+        values["learning_rate"] = float(self._schedule(step - 1))
+        values["examples_per_second"] = steps * self._config.batch_size / seconds if measured else 0.0
+        values["data_wait_share"] = min(self._waited / seconds, 1.0) if measured else 0.0
+        left = (self._config.total_steps - step) * seconds / steps if measured else 0.0
+        self._waited = 0.0
+        self._restart_clock(step)
+        if self._writer:
+            self._writer.write(step, values)
+        self._progress.update(step, values, left)
+
+    def add_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the results of an evaluation; its time does not count as the training's."""
+        if self._writer and metrics:
+            self._writer.write(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        self._restart_clock(step)
+
+    def message(self, text: str) -> None:
+        """Tells the person who watches."""
+        self._progress.message(text)
+
+    def close(self) -> None:
+        """Closes the files and the progress bar."""
+        self._progress.close()
+        if self._writer:
+            self._writer.close()
+
+
+def start_wandb(config, workdir: str):
+    """Starts a Weights & Biases run; needs the extra `wandb`."""
+    import wandb  # an optional dependency
+
+    return wandb.init(project="harmopower", dir=workdir, config=config.to_dict(), resume="allow")

@@ -1,0 +1,44 @@
+"""The state of a run: step, parameters, optimizer state, born in shards."""
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from harmopower.models.clip import CLIP
+from harmopower.parallel import rules
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that an update changes. `step` counts the updates done."""
+
+    step: jax.Array
+    params: dict
+    optimizer_state: optax.OptState
+
+
+def _initialise(model: CLIP, optimizer, key) -> TrainState:
+    images = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
+    params = model.init(key, images, jnp.zeros((1, model.context_length), jnp.int32))["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def shardings(model: CLIP, optimizer, mesh):
+    """How each leaf of the state lies on `mesh`: the rules table applied to the parameters' logical axes."""
+    boxed = jax.eval_shape(lambda: _initialise(model, optimizer, jax.random.key(0)))
+    return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, rules.LOGICAL_AXIS_RULES)
+
+
+def create(model: CLIP, optimizer, mesh, seed: int) -> TrainState:
+    """Initialises the state straight into its shards, so that no device ever holds a whole large model."""
+    where = shardings(model, optimizer, mesh)
+    start = jax.jit(lambda key: nn.unbox(_initialise(model, optimizer, key)), out_shardings=where)
+    return start(jax.random.key(seed))
+
+
+def abstract(model: CLIP, optimizer, mesh) -> TrainState:
+    """Shapes, types and shardings of the state, without computing it; what a checkpoint is restored into."""
+    shapes = jax.eval_shape(lambda: nn.unbox(_initialise(model, optimizer, jax.random.key(0))))
+    where = shardings(model, optimizer, mesh)
+    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, where)

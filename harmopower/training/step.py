@@ -1,0 +1,127 @@
+"""One update: towers, objectives, gradient, optimizer. The only place where data, models and objectives meet."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from harmopower.models import vision
+from harmopower.models.clip import CLIP
+from harmopower.objectives import total
+from harmopower.parallel import mesh as meshes
+from harmopower.training.state import TrainState
+
+MAX_LOGIT_SCALE = float(np.log(100.0))  # METHOD section 4
+CROP_ENLARGEMENT = 1.5  # METHOD section 5, mode `crop`
+
+
+def make_train_step(model: CLIP, optimizer, config, mesh, state_shardings):
+    """Builds the jitted `train_step(state, batch, key) -> (state, metrics)`; the state's buffers are reused.
+
+    Args:
+      batch: the pipeline's global batch as device arrays, leading axis sharded over the batch axes.
+      key: the run's random key; each step folds its number in.
+    """
+    rows = meshes.batch_sharding(mesh)
+    step = functools.partial(_train_step, model, optimizer, config)
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, rows, None),
+        out_shardings=(state_shardings, meshes.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _train_step(model, optimizer, config, state: TrainState, batch, key):
+    key = jax.random.fold_in(key, state.step)
+    gradients, metrics = gradient(model, config, state.params, batch, state.step, key)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+    params = _clamp_scales(optax.apply_updates(state.params, updates))
+    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["bad_records"] = jnp.sum(batch["weight"] == 0).astype(jnp.float32)
+    return TrainState(state.step + 1, params, optimizer_state), metrics
+
+
+def gradient(model: CLIP, config, params, batch, step, key):
+    """The gradient of the whole loss over the global batch, and the metrics of METHOD section 7."""
+    if config.accumulate > 1:
+        return _accumulated_gradient(model, config, params, batch, step, key)
+
+    def loss(params):
+        features = encode(model, params, batch, config.objective)
+        return total.total_loss(features, _scales(model, params), config.objective, step, key)
+
+    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return gradients, metrics
+
+
+def _accumulated_gradient(model, config, params, batch, step, key):
+    """The same gradient by slices: all features first, the losses' gradient by them, one backward pass a slice.
+
+    Averaging the slices' own losses would be wrong: a contrastive loss compares every row with the whole batch.
+    """
+    slices = jax.tree.map(lambda rows: _split(rows, config.accumulate), batch)
+    encode_slice = lambda params, part: encode(model, params, part, config.objective)
+    features = jax.lax.map(lambda part: encode_slice(params, part), slices)
+
+    def loss(features, params):
+        joined = jax.tree.map(_join, features)
+        return total.total_loss(joined, _scales(model, params), config.objective, step, key)
+
+    (_, metrics), (by_features, gradients) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)(
+        features, params
+    )
+
+    def add_slice(gradients, inputs):
+        part, cotangents = inputs
+        _, pull_back = jax.vjp(lambda params: encode_slice(params, part), params)
+        return jax.tree.map(jnp.add, gradients, pull_back(cotangents)[0]), None
+
+    return jax.lax.scan(add_slice, gradients, (slices, by_features))[0], metrics
+
+
+def _split(rows, count: int):
+    # Slice k takes rows k, k + count, ...: every device keeps its own rows.
+    return jnp.moveaxis(rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]), 1, 0)
+
+
+def _join(slices):
+    return jnp.moveaxis(slices, 0, 1).reshape(-1, *slices.shape[2:])
+
+
+def encode(model: CLIP, params, batch, objective) -> total.Features:
+    """Runs both towers on the rows of `batch` and gathers what the active objectives compare."""
+    apply = functools.partial(model.apply, {"params": params})
+    image = apply(batch["image"], method="encode_image")
+    text = apply(batch["tokens"], method="encode_text")
+    needs, extra = total.active(objective), {}
+    if needs.region_text:
+        extra["region_text_tower"] = _each(functools.partial(apply, method="encode_text"), batch["box_tokens"])
+        extra["region_text_content"] = content_tokens(batch["box_tokens"], model.eot_id)
+    if needs.crops:
+        crops = vision.crop_boxes(batch["image"], batch["boxes"], CROP_ENLARGEMENT)
+        extra["crops"] = _each(functools.partial(apply, method="encode_image"), crops).pooled
+    return total.gather_features(image, text, batch, objective, model.grid, **extra)
+
+
+def _each(encoder, inputs):
+    """Encodes `[B, M, ...]` inputs one by one: outputs `[B, M, ...]`."""
+    encoded = encoder(inputs.reshape(-1, *inputs.shape[2:]))
+    return jax.tree.map(lambda rows: rows.reshape(*inputs.shape[:2], *rows.shape[1:]), encoded)
+
+
+def content_tokens(ids, eot_id: int):
+    """Which tokens of `[..., S]` lie between start and end; none in a row that is all padding."""
+    end = jnp.argmax(ids == eot_id, axis=-1, keepdims=True)
+    place = jnp.arange(ids.shape[-1])
+    return (place > 0) & (place < end)
+
+
+def _scales(model: CLIP, params) -> dict:
+    return model.apply({"params": params}, method="scales")
+
+
+def _clamp_scales(params):
+    clamped = {name: jnp.minimum(params[name], MAX_LOGIT_SCALE) for name in ("logit_scale", "region_scale") if name in params}
+    return {**params, **clamped}

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The quickstart: installs if needed, prepares the embedded scenes, trains all three objectives, evaluates, reports.
+#   ./launch/local.sh [WORKDIR] [--config.key=value ...]      default WORKDIR: runs/quickstart in the checkout
+# Rerunning the same command resumes.
+set -euo pipefail
+
+case "${1:-}" in
+  -h | --help) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+esac
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+WORKDIR=$HERE/../runs/quickstart
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+  WORKDIR=$(realpath -m "$1")
+  shift
+fi
+# shellcheck source=launch/environment.sh
+. "$HERE/environment.sh" base
+cd "$ROOT"
+
+"$PYTHON" -m tools.prepare scenes --output runs/data/scenes
+"$PYTHON" -m harmopower.train --config configs/scenes.py --workdir "$WORKDIR" "$@"
+"$PYTHON" -m harmopower.evaluate --workdir "$WORKDIR"

@@ -1,0 +1,313 @@
+"""Pipeline: a batch is a function of (seed, step); bad records are rows of weight 0, counted and named."""
+import ast
+import io
+import itertools
+from pathlib import Path
+import subprocess
+import sys
+import zlib
+
+from ml_collections import ConfigDict
+import numpy as np
+from PIL import Image
+import pytest
+
+from harmopower.data import pipeline, records
+from harmopower.data.pipeline import BadDataError, Pipeline, random_boxes
+from harmopower.data.tokenize import Tokenizer
+
+COUNT = 23
+OPTIONS = dict(image_size=16, context_length=12, max_phrases=4, max_boxes=3, region_text_length=6)
+CAPTIONS = ["a red circle above a blue square", "the blue square is below it"]
+
+
+def _image(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _example(index: int, **changes) -> dict:
+    """The red channel of the image is the number of the record, so that a batch shows which records it has."""
+    regions = [
+        {"box": [0.0, 0.0, 0.5, 0.5], "caption": 0, "start": 0, "end": 12, "text": "", "label": ""},
+        {"box": [0.5, 0.5, 1.0, 1.0], "caption": 1, "start": 0, "end": 15, "text": "", "label": ""},
+        {"box": [0.0, 0.5, 0.5, 1.0], "caption": -1, "start": -1, "end": -1, "text": "Sky", "label": ""},
+        {"box": [0.2, 0.2, 0.7, 0.7], "caption": -1, "start": -1, "end": -1, "text": "", "label": ""},
+    ]
+    phrases = [{"caption": 0, "start": start, "end": end, "label": "NP"} for start, end in [(0, 32), (0, 12), (19, 32)]]
+    return {"id": f"r{index}", "image": _image(index), "captions": CAPTIONS, "phrases": phrases, "regions": regions,
+            "negatives": []} | changes
+
+
+class _List:
+    """A source in memory."""
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        return self.examples[index]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(CAPTIONS * 9, 320)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, tokenizer):
+    path = tmp_path_factory.mktemp("data")
+    records.write(path, {"train": map(_example, range(COUNT))}, name="own")
+    tokenizer.save(path / "tokenizer.json")
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(directory):
+    return records.read(directory, "train")
+
+
+def _numbers(batch) -> list[int]:
+    return batch["image"][:, 0, 0, 0].tolist()
+
+
+def _equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def _make(source, tokenizer, **changes):
+    return Pipeline(source, tokenizer, **(OPTIONS | dict(seed=5, batch_size=8, min_crop_area=0.4) | changes))
+
+
+def test_shapes_and_types(source, tokenizer):
+    batch = _make(source, tokenizer, region_text=True).batch(0)
+    assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+        "image": ((8, 16, 16, 3), "uint8"), "tokens": ((8, 12), "int32"), "phrases": ((8, 4, 12), "bool"),
+        "boxes": ((8, 3, 4), "float32"), "box_valid": ((8, 3), "bool"), "box_phrase": ((8, 3), "int32"),
+        "box_group": ((8, 3), "int32"), "box_tokens": ((8, 3, 6), "int32"), "weight": ((8,), "float32"),
+    }
+    assert (batch["weight"] == 1).all()
+    assert "box_tokens" not in _make(source, tokenizer).batch(0)
+
+
+def test_every_example_once_an_epoch_and_each_epoch_anew(source, tokenizer):
+    maker = _make(source, tokenizer, min_crop_area=1.0)
+    stream = list(itertools.chain.from_iterable(_numbers(maker.batch(step)) for step in range(9)))
+    epochs = [stream[i * COUNT:(i + 1) * COUNT] for i in range(3)]
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_seed_decides(source, tokenizer):
+    _equal(_make(source, tokenizer).batch(3), _make(source, tokenizer).batch(3))
+    assert _numbers(_make(source, tokenizer).batch(3)) != _numbers(_make(source, tokenizer, seed=6).batch(3))
+
+
+def test_an_example_is_cropped_anew_each_epoch(tokenizer):
+    maker = _make(_List([_example(0)]), tokenizer, batch_size=8)
+    assert len(np.unique(maker.batch(0)["boxes"][:, 0], axis=0)) > 4
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_same_global_batch(source, tokenizer, hosts):
+    for step in (0, 4):
+        parts = [_make(source, tokenizer, process_index=i, process_count=hosts).batch(step) for i in range(hosts)]
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        _equal(whole, _make(source, tokenizer).batch(step))
+
+
+def test_threads_give_the_same_batches_from_any_start(source, tokenizer):
+    maker = _make(source, tokenizer, threads=3)
+    for start in (0, 5):
+        for step, batch in zip(range(start, start + 6), maker.iterate(start)):
+            _equal(batch, _make(source, tokenizer).batch(step))
+
+
+def test_worker_processes_give_the_same_batches_and_name_bad_records(directory, tokenizer, tmp_path):
+    examples = [_example(i) for i in range(9)] + [_example(9, image=b"broken")]
+    records.write(tmp_path, {"train": examples}, name="own")
+    source = records.read(tmp_path, "train")
+    maker = _make(source, tokenizer, workers=2, threads=1, max_bad_fraction=0.5)
+    batches = maker.iterate(3)
+    for step in range(3, 10):
+        _equal(next(batches), _make(source, tokenizer, max_bad_fraction=0.5).batch(step))
+    batches.close()
+    assert maker.seen == 7 * 8 and maker.bad in (5, 6)
+
+
+def test_only_what_is_asked_for_is_read(tokenizer):
+    class Recorded(_List):
+        read = []
+
+        def __getitem__(self, index):
+            self.read.append(index)
+            return super().__getitem__(index)
+
+    source = Recorded([_example(i) for i in range(COUNT)])
+    _make(source, tokenizer, process_index=1, process_count=4).batch(1000)
+    assert len(source.read) == 2
+
+
+# ---- What a row says ----
+
+def _row(tokenizer, example, **changes):
+    maker = _make(_List([example]), tokenizer, batch_size=1, min_crop_area=1.0, region_text=True, **changes)
+    return {name: value[0] for name, value in maker.batch(0).items()}
+
+
+def _signed_crc(text):
+    return np.array([zlib.crc32(text.encode())], np.uint32).view(np.int32)[0]
+
+
+def test_regions_phrases_and_texts_are_linked(tokenizer):
+    row = _row(tokenizer, _example(0, captions=CAPTIONS[:1], regions=[
+        region for region in _example(0)["regions"] if region["caption"] < 1]))
+    assert row["box_valid"].tolist() == [True, True, True]
+    np.testing.assert_allclose(row["boxes"][:, 0], [0.0, 0.0, 0.2], atol=1e-6)
+    assert row["box_phrase"].tolist() == [1, -1, -1]
+    tokens, _ = tokenizer.encode("a red circle", 12)
+    assert row["tokens"][row["phrases"][1]].tolist() == tokens[1:4].tolist()
+    assert row["box_group"].tolist() == [_signed_crc("a red circle"), _signed_crc("sky"), 0]
+    assert row["box_tokens"][0].tolist() == tokens[:6].tolist()
+    assert row["box_tokens"][1].tolist() == tokenizer.encode("Sky", 6)[0].tolist()
+    assert row["box_tokens"][2].tolist() == [0] * 6
+
+
+def test_regions_of_another_caption_are_not_used(tokenizer):
+    counts = set()
+    maker = _make(_List([_example(0)]), tokenizer, batch_size=16, min_crop_area=1.0)
+    batch = maker.batch(0)
+    names = [tokenizer.encode(caption, 12)[0].tolist() for caption in CAPTIONS]
+    for tokens, boxes, valid, linked in zip(batch["tokens"], batch["boxes"], batch["box_valid"], batch["box_phrase"]):
+        caption = names.index(tokens.tolist())
+        counts.add(caption)
+        assert valid.sum() == 3
+        assert boxes[0].tolist() == ([0.0, 0.0, 0.5, 0.5] if caption == 0 else [0.5, 0.5, 1.0, 1.0])
+        assert linked.tolist() == [1, -1, -1]
+    assert counts == {0, 1}
+
+
+def test_too_many_boxes_are_drawn_without_replacement(tokenizer):
+    boxes = [{"box": [i / 10, 0.0, i / 10 + 0.1, 1.0], "caption": -1, "start": -1, "end": -1, "text": "", "label": ""}
+             for i in range(10)]
+    maker = _make(_List([_example(0, regions=boxes)]), tokenizer, batch_size=64, min_crop_area=1.0)
+    tops = maker.batch(0)["boxes"][:, :, 0].round(3)
+    assert all(len(set(row)) == 3 for row in tops.tolist())
+    np.testing.assert_allclose(np.unique(tops), np.arange(10) / 10, atol=1e-3)  # each box is drawn sometimes
+
+
+def test_random_and_mixed_regions(tokenizer):
+    row = _row(tokenizer, _example(0), regions="random", grid=(4, 4))
+    assert row["box_valid"].all() and (row["box_phrase"] == -1).all() and (row["box_group"] == 0).all()
+    one_box = _example(0, regions=_example(0)["regions"][2:3])
+    row = _row(tokenizer, one_box, regions="mixed", grid=(4, 4))
+    assert row["box_valid"].all()
+    assert row["boxes"][0].tolist() == [0.0, 0.5, 0.5, 1.0] and row["box_group"].tolist()[1:] == [0, 0]
+
+
+def test_random_boxes_are_whole_patches():
+    boxes = random_boxes(np.random.default_rng(0), 4000, (3, 5)) * [3, 5, 3, 5]
+    np.testing.assert_allclose(boxes, boxes.round(), atol=1e-5)
+    boxes = boxes.round().astype(int)
+    assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
+    assert boxes.min() == 0 and boxes[:, 2].max() == 3 and boxes[:, 3].max() == 5
+    assert set((boxes[:, 3] - boxes[:, 1]).tolist()) == {1, 2, 3, 4, 5}
+
+
+# ---- Bad records ----
+
+BAD = {
+    "broken": ({"image": b"broken"}, "cannot be decoded"),
+    "no caption": ({"captions": [], "phrases": [], "regions": []}, "no caption"),
+    "outside": ({"regions": [_example(0)["regions"][2] | {"box": [0, 0, 2, 1]}]}, "2.0"),
+    "span": ({"phrases": [{"caption": 0, "start": 0, "end": 99, "label": "NP"}]}, "99"),
+}
+
+
+def test_bad_records_are_rows_of_weight_zero_counted_and_named(tokenizer, monkeypatch):
+    lines = []
+    monkeypatch.setattr(pipeline.logging, "warning", lambda text, *values: lines.append(text % values))
+    bad = [_example(i, **changes) | {"id": name} for i, (name, (changes, _)) in enumerate(BAD.items())]
+    good = [_example(i + len(bad)) for i in range(12)]
+    maker = _make(_List(bad + good), tokenizer, batch_size=16, max_bad_fraction=0.25, min_crop_area=1.0)
+    batch = maker.batch(0)
+    maker.batch(1)
+    zero = batch["weight"] == 0
+    assert zero.sum() == 4 and (maker.seen, maker.bad) == (32, 8)
+    for name, value in batch.items():
+        assert (value[zero] == (-1 if name == "box_phrase" else 0)).all(), name
+    assert sorted(np.array(_numbers(batch))[~zero].tolist()) == list(range(4, 16))
+    assert len(lines) == 4  # each one once, though they came twice
+    for name, (_, words) in BAD.items():
+        assert any(name in line and words in line for line in lines)
+
+
+def test_too_many_bad_records_stop_the_run(tokenizer):
+    examples = [_example(i) for i in range(8)] + [_example(8, image=b"broken") | {"id": "the-bad-one"}]
+    maker = _make(_List(examples), tokenizer, batch_size=3, max_bad_fraction=0.05)
+    with pytest.raises(BadDataError) as error:
+        for _ in zip(range(4), maker.iterate()):
+            pass
+    assert maker.seen == 9  # judged after one epoch, not before
+    for part in ("1 of 9", "config.data.max_bad_fraction 0.05", "the-bad-one"):
+        assert part in str(error.value)
+
+
+def test_other_errors_are_not_swallowed(tokenizer):
+    class Failing(_List):
+        def __getitem__(self, index):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(_make(Failing([_example(0)]), tokenizer).iterate())
+
+
+# ---- Set-up ----
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(process_count=3), "batch_size 8 does not divide over 3 hosts; set config.batch_size"),
+    (dict(regions="none"), "config.data.regions is 'none'"),
+    (dict(regions="random"), "grid"),
+    (dict(min_crop_area=0.0), "config.data.min_crop_area is 0.0"),
+    (dict(context_length=2), "config.data.context_length is 2"),
+])
+def test_impossible_options_are_refused(source, tokenizer, changes, words):
+    with pytest.raises(ValueError, match=words):
+        _make(source, tokenizer, **changes)
+
+
+def test_from_config(directory, source, tokenizer):
+    data = ConfigDict(OPTIONS | dict(
+        source=str(directory), split="train", tokenizer="", regions="boxes", min_crop_area=0.4, workers=0, threads=1,
+        max_bad_fraction=0.01))
+    made = pipeline.from_config(data, seed=5, batch_size=8, region_text=True)
+    _equal(made.batch(2), _make(source, tokenizer, region_text=True).batch(2))
+
+
+def test_no_module_of_data_imports_jax_or_tensorflow():
+    for path in Path(pipeline.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"jax", "flax", "tensorflow"}, path
+
+
+def test_data_works_where_jax_is_not(directory):
+    """Grain imports jax where it finds it; the modules of this package must not need it."""
+    script = (
+        "import sys; sys.modules['jax'] = None\n"
+        "from harmopower.data import pipeline, records, tokenize\n"
+        f"source = records.read({str(directory)!r}, 'train')\n"
+        f"tokenizer = tokenize.Tokenizer.load('', {str(directory)!r})\n"
+        f"next(pipeline.Pipeline(source, tokenizer, seed=0, batch_size=4, **{OPTIONS!r}).iterate())\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

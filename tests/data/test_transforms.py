@@ -1,0 +1,91 @@
+"""Transforms: every kind of image becomes RGB, and a box still frames what it framed."""
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from harmopower.data import transforms
+from harmopower.data.records import RecordError
+
+
+def _encoded(image: Image.Image, kind="PNG", **how) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode, color, kind", [
+    ("RGB", (255, 0, 0), "PNG"), ("RGBA", (255, 0, 0, 255), "PNG"), ("P", 3, "PNG"), ("L", 200, "PNG"),
+    ("LA", (200, 255), "PNG"), ("1", 1, "PNG"), ("CMYK", (0, 255, 255, 0), "JPEG"), ("L", 200, "JPEG"),
+])
+def test_decode_gives_rgb(mode, color, kind):
+    image = transforms.decode(_encoded(Image.new(mode, (6, 4), color), kind))
+    assert image.mode == "RGB" and image.size == (6, 4)
+
+
+def test_broken_images_are_record_errors():
+    rng = np.random.default_rng(0)
+    whole = _encoded(Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)), "JPEG")
+    for data in (b"", b"text", whole[:len(whole) // 2], whole[:20]):
+        with pytest.raises(RecordError, match=f"{len(data)} bytes.*cannot be decoded"):
+            transforms.decode(data)
+
+
+def test_whole_window_is_exact():
+    assert transforms.random_window(np.random.default_rng(0), 1.0) == transforms.WHOLE
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    assert np.array_equal(transforms.crop_and_resize(Image.fromarray(pixels), transforms.WHOLE, 16), pixels)
+
+
+@pytest.mark.parametrize("least", [0.08, 0.5, 0.95])
+def test_windows_stay_inside_and_keep_their_area(least):
+    rng = np.random.default_rng(1)
+    windows = np.array([transforms.random_window(rng, least) for _ in range(2000)])
+    assert (windows >= 0).all() and (windows <= 1).all()
+    area = (windows[:, 2:] - windows[:, :2]).prod(axis=1)
+    assert area.min() >= least - 1e-9 and area.max() <= 1 + 1e-9
+    # Uniform between the least and the whole: its mean is half-way.
+    assert abs(area.mean() - (1 + least) / 2) < 0.02 * (1 - least) + 0.01
+
+
+def test_boxes_move_with_the_crop():
+    """A painted box is found again, pixel for pixel, at the place where the moved box says it is."""
+    rng = np.random.default_rng(2)
+    height, width, size = 120, 160, 64
+    compared = 0
+    for _ in range(60):
+        y0, x0 = rng.uniform(0, 0.6, 2)
+        box = np.array([y0, x0, y0 + rng.uniform(0.2, 0.4), x0 + rng.uniform(0.2, 0.4)])
+        corners = np.round(box * [height, width, height, width]).astype(int)
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[corners[0]:corners[2], corners[1]:corners[3]] = 255
+        window = transforms.random_window(rng, 0.3)
+        moved, kept = transforms.move_boxes([corners / [height, width, height, width]], window, size)
+        painted = transforms.crop_and_resize(Image.fromarray(pixels), window, size)[..., 0] > 127
+        if kept[0]:
+            compared += 1
+            rows, columns = np.flatnonzero(painted.any(1)), np.flatnonzero(painted.any(0))
+            found = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]) / size
+            assert np.abs(found - moved[0]).max() <= 1 / size
+    assert compared > 40
+
+
+def test_hidden_and_tiny_boxes_are_dropped():
+    window = (0.0, 0.0, 1.0, 0.5)  # the left half
+    boxes = [
+        [0.2, 0.0, 0.4, 0.4],  # inside
+        [0.2, 0.4, 0.4, 0.6],  # half visible
+        [0.2, 0.42, 0.4, 0.82],  # a fifth visible
+        [0.2, 0.6, 0.4, 0.8],  # outside
+        [0.2, 0.1, 0.21, 0.4],  # below one pixel
+    ]
+    moved, kept = transforms.move_boxes(boxes, window, 64)
+    assert kept.tolist() == [True, True, False, False, False]
+    np.testing.assert_allclose(moved[:2], [[0.2, 0.0, 0.4, 0.8], [0.2, 0.8, 0.4, 1.0]], atol=1e-6)
+    assert moved.dtype == np.float32
+
+
+def test_no_boxes():
+    moved, kept = transforms.move_boxes([], transforms.WHOLE, 64)
+    assert moved.shape == (0, 4) and kept.shape == (0,)

@@ -1,0 +1,140 @@
+"""The two-tower model: published shapes, pooling, the dense read-out, remat and scan."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmopower.config import ConfigError, get_config
+from harmopower.models import clip
+
+EOT = 63
+
+
+def small(**model):
+    config = get_config()
+    config.data.image_size, config.data.context_length = 32, 12
+    config.model.update({"preset": "tiny"} | model)
+    return config
+
+
+def build(**model):
+    model = clip.from_config(small(**model), 64, EOT)
+    images = jax.random.randint(jax.random.key(1), (3, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    ids = jnp.array([[62, 5, 6, 7, EOT] + [0] * 7, [62, 9, EOT] + [0] * 9, [62, 1, 2, EOT] + [0] * 8], jnp.int32)
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(0), images, ids))
+    return model, params, images, ids
+
+
+@pytest.mark.parametrize("preset, count", [("ViT-B/16", 149_620_737), ("ViT-B/32", 151_277_313), ("ViT-L/14", 427_616_513)])
+def test_parameter_counts_are_the_published_ones(preset, count):
+    config = get_config()
+    config.model.preset = preset
+    model = clip.from_config(config, 49408, 49407)
+    images, ids = jnp.zeros((1, 224, 224, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images, ids)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+def test_every_parameter_has_a_logical_name_for_each_axis():
+    model = clip.from_config(small(), 64, EOT)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 12), jnp.int32))
+    boxes = jax.tree.leaves(shapes, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+    assert len(boxes) > 20
+    for box in boxes:
+        assert isinstance(box, nn.LogicallyPartitioned) and len(box.names) == box.value.ndim
+
+
+def test_shapes_and_pooling():
+    model, params, images, ids = build(pool="mean")
+    image = model.apply(params, images, method="encode_image")
+    text = model.apply(params, ids, method="encode_text")
+    assert image.tokens.shape == (3, 16, 128) and text.tokens.shape == (3, 12, 128)
+    np.testing.assert_allclose(image.pooled, image.tokens.mean(1), atol=1e-5)
+    np.testing.assert_allclose(text.pooled[0], text.tokens[0, 1:5].mean(0), atol=1e-5)  # without start and padding
+
+
+def test_eos_pooling_ignores_what_follows_the_end():
+    model, params, _, ids = build(pool="cls")
+    encode = lambda ids: model.apply(params, ids, method="encode_text")
+    np.testing.assert_allclose(encode(ids).pooled[0], encode(ids).tokens[0, 4], atol=1e-6)
+    np.testing.assert_allclose(encode(ids).pooled, encode(ids.at[0, 6:].set(17)).pooled, atol=1e-6)
+
+
+def test_text_is_causal():
+    model, params, _, ids = build()
+    encode = lambda ids: model.apply(params, ids, method="encode_text").tokens
+    np.testing.assert_allclose(encode(ids)[0, :3], encode(ids.at[0, 3].set(40))[0, :3], atol=1e-6)
+    assert abs(encode(ids)[0, 3] - encode(ids.at[0, 3].set(40))[0, 3]).max() > 1e-3
+
+
+def test_remat_and_unrolling_change_nothing():
+    model, params, images, ids = build()
+    expected = model.apply(params, images, method="encode_image").pooled
+    for settings in (dict(remat="dots"), dict(remat="full"), dict(scan_unroll=4)):
+        other = clip.from_config(small(**settings), 64, EOT)
+        np.testing.assert_allclose(other.apply(params, images, method="encode_image").pooled, expected, atol=1e-5)
+
+
+def test_value_read_out_is_local():
+    """With `dense=value` the last block mixes no tokens: its tokens follow from the tokens before it one by one."""
+    full, params, images, _ = build()
+    value = clip.from_config(small(dense="value"), 64, EOT)
+    a, b = (model.apply(params, images, method="encode_image") for model in (full, value))
+    np.testing.assert_allclose(a.pooled, b.pooled, atol=1e-5)  # the class token keeps its attention
+    assert abs(a.tokens - b.tokens).max() > 1e-3
+    np.testing.assert_allclose(b.tokens, last_block_by_hand(full, params, images), atol=1e-4)
+
+
+def last_block_by_hand(model, params, images):
+    """The value path written out in NumPy from METHOD section 1, fed with the tokens before the last block."""
+    shallow = dict(params["params"]["vision"])
+    blocks = shallow["transformer"]["blocks"]
+    seen = {}
+
+    def spy(next_function, args, kwargs, context):
+        if type(context.module).__name__ == "Transformer" and context.method_name == "__call__":
+            seen["start"] = args[0]
+        return next_function(*args, **kwargs)
+
+    with nn.intercept_methods(spy):
+        model.apply(params, images, method="encode_image")
+    x = np.asarray(seen["start"], np.float64)
+    depth = blocks["norm_1"]["scale"].shape[0]
+    for layer in range(depth):
+        block = jax.tree.map(lambda leaf: np.asarray(leaf[layer], np.float64), blocks)
+        x = numpy_block(block, x, attend=layer < depth - 1)
+    x = numpy_norm(x, jax.tree.map(np.asarray, shallow["norm_post"]))
+    return (x @ np.asarray(shallow["projection"]))[:, 1:]
+
+
+def numpy_norm(x, norm):
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5) * norm["scale"] + norm["bias"]
+
+
+def numpy_block(block, x, attend):
+    query, key, value = np.einsum("bnd,dqhe->qbnhe", numpy_norm(x, block["norm_1"]), block["qkv"]["kernel"]) + \
+        block["qkv"]["bias"][:, None, None]
+    if attend:
+        scores = np.einsum("bnhe,bmhe->bhnm", query, key) / np.sqrt(query.shape[-1])
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        value = np.einsum("bhnm,bmhe->bnhe", weights / weights.sum(-1, keepdims=True), value)
+    x = x + np.einsum("bnhe,hed->bnd", value, block["out"]["kernel"]) + block["out"]["bias"]
+    hidden = numpy_norm(x, block["norm_2"]) @ block["mlp_in"]["kernel"] + block["mlp_in"]["bias"]
+    return x + (hidden / (1 + np.exp(-1.702 * hidden))) @ block["mlp_out"]["kernel"] + block["mlp_out"]["bias"]
+
+
+def test_uint8_and_float_pixels_agree():
+    model, params, images, _ = build()
+    encode = lambda images: model.apply(params, images, method="encode_image").pooled
+    np.testing.assert_allclose(encode(images), encode(images.astype(jnp.float32) / 255), atol=1e-5)
+
+
+def test_refuses_unknown_preset_and_image_size():
+    with pytest.raises(ConfigError, match="did you mean 'ViT-B/16'"):
+        clip.from_config(small(preset="ViTB16"), 64, EOT)
+    config = small()
+    config.data.image_size = 30
+    with pytest.raises(ConfigError, match="image_size 30 .* patch size 8"):
+        clip.from_config(config, 64, EOT)

@@ -1,0 +1,108 @@
+"""Regions as linear maps against textbook pooling, and the pair loss against the float64 oracle."""
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harmopower.objectives import region
+
+GRID = (5, 7)
+weights_of = jax.jit(region.region_weights, static_argnums=(1, 2))
+
+
+def random_boxes(seed, count=20):
+    corners = np.sort(np.random.default_rng(seed).random((count, 2, 2)), axis=1)
+    return corners.reshape(count, 4).astype(np.float32)  # y0, x0, y1, x1
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_roi_align_is_the_textbooks(seed):
+    boxes = random_boxes(seed)
+    # Boxes along the border, where samples fall outside the grid of centres.
+    boxes[:3] = [[0, 0, 1, 1], [0, 0.2, 0.05, 0.4], [0.9, 0.93, 1, 1]]
+    image = np.random.default_rng(seed + 1).normal(size=GRID + (3,))
+    got = weights_of(boxes, GRID, "roi_align") @ image.reshape(-1, 3)
+    np.testing.assert_allclose(got, [oracle.roi_align(image, box) for box in boxes], rtol=0, atol=1e-5)
+
+
+def test_overlap_is_the_covered_share_and_cover_its_support():
+    boxes = random_boxes(0)
+    overlap = np.asarray(weights_of(boxes, GRID, "overlap")).reshape(-1, *GRID)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) * GRID[0] * GRID[1]
+    np.testing.assert_allclose(overlap.sum((1, 2)), area, rtol=1e-4)
+    np.testing.assert_array_equal(weights_of(boxes, GRID, "cover").reshape(-1, *GRID), overlap > 0)
+    one = np.array([[0.0, 0.0, 0.3, 2 / 7]], np.float32)  # one and a half rows, two columns
+    np.testing.assert_allclose(weights_of(one, GRID, "overlap").reshape(GRID)[:3, :3], [[1, 1, 0], [.5, .5, 0], [0, 0, 0]],
+                               atol=1e-6)
+    np.testing.assert_array_equal(weights_of(one, GRID, "cover").reshape(GRID)[:3, :3], [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("mode", ["cover", "overlap", "roi_align"])
+def test_empty_box_has_no_region(mode):
+    boxes = np.array([[[0.5, 0.2, 0.5, 0.8], [0.7, 0.2, 0.3, 0.8], [0.1, 0.1, 0.9, 0.9], [0.1, 0.1, 0.9, 0.9]]], np.float32)
+    valid = np.array([[True, True, True, False]])
+    tokens = np.random.default_rng(0).normal(size=(1, 35, 4)).astype(np.float32)
+    phi, mask = region.pool_regions(tokens, boxes, valid, GRID, mode)
+    np.testing.assert_array_equal(mask, [[False, False, True, False]])
+    np.testing.assert_allclose(np.linalg.norm(phi, axis=-1), [[0, 0, 1, 0]], atol=1e-6)
+    gradient = jax.grad(lambda tokens: region.pool_regions(tokens, boxes, valid, GRID, mode)[0].sum())(tokens * 0)
+    assert not np.any(gradient)  # zero tokens make a zero vector: no direction, no gradient, no NaN
+
+
+def test_unknown_mode_names_the_key():
+    with pytest.raises(ValueError, match="objective.region_pooling is 'max'"):
+        region.region_weights(np.zeros((1, 4)), GRID, "max")
+
+
+@partial(jax.jit, static_argnames=("duplicates", "block"))
+def pair_loss(a, b, scale, valid, group, duplicates, block=None):
+    def loss(a, b, scale):
+        return region.pair_loss(a, b, valid, group, scale, duplicates=duplicates, block=block)
+
+    return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(a, b, scale)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["positives", "ignore"]), st.sampled_from([4, None]),
+       st.sampled_from([1.0, 30.0]))
+def test_pair_loss_is_the_oracles(seed, duplicates, block, scale):
+    rng = np.random.default_rng(seed)
+    a, b = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in rng.normal(size=(2, 9, 4)))
+    valid, group = rng.random(9) < 0.7, rng.integers(0, 5, 9).astype(np.int32)
+    features = [side.astype(np.float32) for side in (a, b)] + [np.float32(scale)]
+    (value, metrics), gradient = pair_loss(*features, valid, group, duplicates, block)
+    exact = [np.asarray(feature, np.float64) for feature in features]
+    reference = partial(oracle_pairs, valid=valid, group=group, duplicates=duplicates)
+    np.testing.assert_allclose(value, reference(*exact), rtol=1e-5, atol=1e-6)
+    directions = [rng.normal(size=feature.shape) for feature in exact]
+    slope = oracle.directional_derivative(reference, exact, directions)
+    np.testing.assert_allclose(sum((g * d).sum() for g, d in zip(gradient, directions)), slope, rtol=1e-4, atol=1e-4)
+    assert metrics["pairs"] == valid.sum()
+
+
+def oracle_pairs(a, b, scale, valid, group, duplicates):
+    return oracle.pairs(a, b, valid, group, scale, duplicates)
+
+
+def test_no_valid_pair_is_no_loss_and_no_gradient():
+    features = np.eye(9, 4, dtype=np.float32)
+    nothing, group = np.zeros(9, bool), np.arange(9, dtype=np.int32)
+    (value, metrics), gradient = pair_loss(features, features, np.float32(10), nothing, group, "positives")
+    assert value == 0 and metrics["pairs"] == 0 and metrics["accuracy"] == 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+def test_crop_loss_pulls_regions_and_leaves_crops_alone():
+    regions, crops = jnp.eye(3)[None], jnp.roll(jnp.eye(3), 1, axis=0)[None]
+    valid = jnp.array([[True, True, False]])
+    assert region.crop_loss(regions, regions, valid)[0] == pytest.approx(0)
+    value, gradients = jax.value_and_grad(lambda r, c: region.crop_loss(r, c, valid)[0], (0, 1))(regions, crops)
+    assert value == pytest.approx(1)
+    np.testing.assert_allclose(gradients[0], -crops / 2 * valid[..., None])
+    assert not np.any(gradients[1])

@@ -1,0 +1,148 @@
+"""The losses on 1, 2, 4 and 8 shards of the batch against one device, and their memory a device at full size.
+
+Runs in a process with 8 forced host devices (launch/test.sh gives it one).
+"""
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmopower.objectives import contrastive, powerset, region
+from harmopower.parallel import mesh as meshes
+
+if jax.device_count() < 8:
+    pytest.skip("run with XLA_FLAGS=--xla_force_host_platform_device_count=8", allow_module_level=True)
+
+MESHES = {"1": (1,), "2": (2,), "4": (4,), "4x2": (4, 2), "2x2x2": (2, 2, 2)}
+REGIONS, PHRASES, WIDTH = 4, 5, 16
+
+
+def example(rows):
+    """Features, ragged masks, weights with a zero, and repeated groups."""
+    rng = np.random.default_rng(rows)
+    unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in rng.normal(size=(2, rows, WIDTH))]
+    features = dict(
+        image=unit[0], text=unit[1], regions=rng.normal(size=(rows, REGIONS, WIDTH)) / 4,
+        phrases=rng.normal(size=(rows, PHRASES, WIDTH)), scale=np.float32(14))
+    masks = dict(
+        region_mask=rng.random((rows, REGIONS)) < 0.7, phrase_mask=rng.random((rows, PHRASES)) < 0.7,
+        weight=(np.arange(rows) % 5 != 3).astype(np.float32), group=rng.integers(0, rows // 2, rows).astype(np.int32))
+    return {name: jnp.float32(value) for name, value in features.items()}, masks
+
+
+def softmax(f, m, block):
+    return contrastive.softmax_loss(f["image"], f["text"], f["scale"], weight_rows=m["weight"], block=block)
+
+
+def sigmoid(f, m, block):
+    return contrastive.sigmoid_loss(f["image"], f["text"], f["scale"], -f["scale"], weight_rows=m["weight"], block=block)
+
+
+def pairs(f, m, block, duplicates):
+    return region.pair_loss(
+        f["image"], f["text"], m["weight"] > 0, m["group"], f["scale"], duplicates=duplicates, block=block)
+
+
+def triplet(f, m, block, **how):
+    return powerset.powerset_loss(
+        f["regions"], m["region_mask"], f["phrases"], m["phrase_mask"], margin=0.2, weight_rows=m["weight"],
+        block=block, rng=jax.random.key(0), **how)
+
+
+LOSSES = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "pairs": partial(pairs, duplicates="positives"),
+    "pairs-ignore": partial(pairs, duplicates="ignore"),
+    "powerset-exact": partial(triplet, method="exact"),
+    "powerset-nla": partial(triplet, method="nla", temperature=0.05),
+    "powerset-sampled": partial(triplet, method="sampled", samples=17, score_norm="mean"),
+}
+
+
+def on_mesh(shape):
+    sizes = shape + (1,) * (3 - len(shape))
+    return meshes.make_mesh(*sizes, devices=jax.devices()[:int(np.prod(shape))])
+
+
+def run(loss, rows, block, mesh=None):
+    """Value, metrics and gradient of a loss; inside a mesh the rows that divide are laid over the batch axes."""
+    features, masks = example(rows)
+    function = jax.value_and_grad(partial(loss, block=block), has_aux=True)
+    if mesh is None:
+        return jax.jit(function)(features, masks)
+    with jax.set_mesh(mesh):
+        place = partial(jax.tree.map, lambda array: jax.device_put(array, sharding_of(array, mesh)))
+        return jax.jit(function)(place(features), place(masks))
+
+
+def sharding_of(array, mesh):
+    cut = np.ndim(array) and len(array) % meshes.batch_shards(mesh) == 0
+    return meshes.batch_sharding(mesh) if cut else meshes.replicated(mesh)
+
+
+@pytest.fixture(scope="module")
+def single():
+    """Results on one device without a mesh, with a tile for the whole batch."""
+    return {(name, rows): run(loss, rows, None) for name, loss in LOSSES.items() for rows in (16, 13)}
+
+
+def agree(got, wanted):
+    (value, metrics), gradient = got
+    (wanted_value, wanted_metrics), wanted_gradient = wanted
+    np.testing.assert_allclose(value, wanted_value, rtol=1e-6)
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], wanted_metrics[name], rtol=1e-5, err_msg=name)
+    for name, leaf in wanted_gradient.items():
+        np.testing.assert_allclose(gradient[name], leaf, rtol=0, atol=3e-6 * max(np.abs(leaf).max(), 1e-3), err_msg=name)
+
+
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_shards_agree_with_one_device(name, mesh, single):
+    """13 rows: uneven shards; blocks of 2: several tiles a visit."""
+    rows, block = (13, 2) if mesh in ((2,), (4, 2)) else (16, None)
+    agree(run(LOSSES[name], rows, block, on_mesh(mesh)), single[name, rows])
+
+
+def test_sharded_arrays_outside_a_mesh_context_are_right(single):
+    """Without `jax.set_mesh` XLA partitions the plain form."""
+    mesh = on_mesh((4, 2))
+    place = partial(jax.tree.map, lambda array: jax.device_put(array, sharding_of(array, mesh)))
+    for name in ("softmax", "powerset-nla"):
+        features, masks = (place(tree) for tree in example(16))
+        got = jax.jit(jax.value_and_grad(partial(LOSSES[name], block=4), has_aux=True))(features, masks)
+        agree(got, single[name, 16])
+
+
+def compiled_memory(function, mesh, *shapes):
+    """Temporary bytes of one device, from the compiler; nothing is run."""
+    arrays = [jax.ShapeDtypeStruct(shape, dtype, sharding=meshes.batch_sharding(mesh)) for shape, dtype in shapes]
+    with jax.set_mesh(mesh):
+        return jax.jit(function).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("method", ["nla", "exact"])
+def test_powerset_memory_a_device(method):
+    """Issue 3: B = 4096, M = 10, K = 20, D = 512, float32, on 8 devices at most 0.15 GiB beside the arrays."""
+    def loss(regions, region_mask, phrases, phrase_mask):
+        return powerset.powerset_loss(regions, region_mask, phrases, phrase_mask, margin=0.2, method=method)[0]
+
+    shapes = ((4096, 10, 512), jnp.float32), ((4096, 10), bool), ((4096, 20, 512), jnp.float32), ((4096, 20), bool)
+    memory = compiled_memory(jax.value_and_grad(loss, (0, 2)), on_mesh((4, 2)), *shapes)
+    assert memory <= 0.15 * 2**30
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_global_loss_memory_a_device(kind):
+    """Issue 4: global batch 32768, D = 512, on 8 devices at most 150 MiB; the whole matrix would take 4 GiB."""
+    def loss(image, text):
+        if kind == "softmax":
+            return contrastive.softmax_loss(image, text, 50.0)[0]
+        return contrastive.sigmoid_loss(image, text, 50.0, -10.0)[0]
+
+    side = (32768, 512), jnp.float32
+    memory = compiled_memory(jax.value_and_grad(loss, (0, 1)), on_mesh((4, 2)), side, side)
+    assert memory <= 150 * 2**20

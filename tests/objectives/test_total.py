@@ -1,0 +1,158 @@
+"""From tower outputs to one loss: which features are built, what weights and warm-ups do, and empty batches."""
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmopower.config import get_config
+from harmopower.objectives import contrastive, powerset, region, total
+
+ROWS, REGIONS, PHRASES, TOKENS, OWN, WIDTH, GRID = 4, 3, 5, 9, 6, 16, (4, 4)
+SCALES = {"logit_scale": jnp.float32(10), "logit_bias": jnp.float32(-5), "region_scale": jnp.float32(3)}
+
+
+def objective(**weights):
+    """The default objective with the weights given; terms not named are off."""
+    terms = get_config().objective
+    for name in ("global", "lexeme_region", "global_region", "powerset"):
+        terms[name].weight = weights.get(name, 0.0)
+    return terms
+
+
+def tower(rng, *shape, tokens):
+    pooled, dense = rng.normal(size=shape + (WIDTH,)), rng.normal(size=shape + (tokens, WIDTH))
+    return types.SimpleNamespace(pooled=jnp.float32(pooled), tokens=jnp.float32(dense))
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.random((ROWS, REGIONS, 2, 2)), axis=2)
+    batch = dict(
+        weight=np.array([1, 1, 0, 1], np.float32), boxes=corners.reshape(ROWS, REGIONS, 4).astype(np.float32),
+        box_valid=np.arange(REGIONS) < np.array([3, 2, 3, 1])[:, None], phrases=rng.random((ROWS, PHRASES, TOKENS)) < 0.4,
+        box_phrase=np.array([[0, 1, -1]] * ROWS, np.int32), box_group=rng.integers(0, 4, (ROWS, REGIONS)).astype(np.int32),
+    )
+    batch["phrases"][:, 1] = np.arange(TOKENS) == 3  # a lexeme of one token
+    batch["phrases"][:, 4] = False  # padding
+    content = np.arange(OWN) < np.array([2, 0, 3])[:, None] * np.ones((ROWS, 1, 1), int)
+    texts = dict(region_text_tower=tower(rng, ROWS, REGIONS, tokens=OWN), region_text_content=content)
+    return tower(rng, ROWS, tokens=16), tower(rng, ROWS, tokens=TOKENS), batch, texts
+
+
+def features_of(inputs, terms, **changed):
+    image_tower, text_tower, batch, texts = inputs
+    return total.gather_features(image_tower, text_tower, {**batch, **changed}, terms, GRID, **texts)
+
+
+def test_only_what_is_needed_is_built(inputs):
+    terms = objective(**{"global": 1.0})
+    assert not any(total.active(terms))
+    built = {name for name, value in features_of(inputs, terms)._asdict().items() if value is not None}
+    assert built == {"image", "text", "weight"}
+    loss, metrics = total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
+    assert {name for name in metrics if name.startswith("loss/")} == {"loss/total", "loss/global"}
+    assert total.active(objective(powerset=1.0)) == (True, True, False, False)
+    assert total.active(objective(lexeme_region=1.0)) == (True, True, True, False)
+
+
+def test_phrases_are_sums_of_leaves_and_single_tokens_are_only_lexemes(inputs):
+    features = features_of(inputs, objective(powerset=1.0, lexeme_region=1.0))
+    tokens, phrases = np.asarray(inputs[1].tokens), inputs[2]["phrases"]
+    leaves = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
+    np.testing.assert_array_equal(features.phrase_mask, phrases.sum(-1) >= 2)
+    assert not features.phrase_mask[:, 1].any()
+    np.testing.assert_allclose(features.phrases[0, 0], leaves[0][phrases[0, 0]].sum(0), atol=1e-5)
+    np.testing.assert_allclose(features.lexemes[0, 1], leaves[0, 3], atol=1e-5)
+    unit, _ = total.sum_phrases(inputs[1].tokens, phrases, "unit")
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=-1), phrases.sum(-1) >= 2, atol=1e-5)
+
+
+def test_a_region_without_a_span_uses_the_content_of_its_own_text(inputs):
+    features = features_of(inputs, objective(lexeme_region=1.0))
+    own = np.asarray(inputs[3]["region_text_tower"].tokens)[0, 2, :3].mean(0)
+    np.testing.assert_allclose(features.lexemes[0, 2], own / np.linalg.norm(own), atol=1e-5)
+    assert features.pair_mask.all()
+    lexemes, mask = total.pool_lexemes(inputs[1].tokens, inputs[2]["phrases"], inputs[2]["box_phrase"])
+    np.testing.assert_array_equal(mask, [[True, True, False]] * ROWS)
+    assert not np.any(lexemes[:, 2])
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(inputs):
+    weights = {"global": 1.0, "lexeme_region": 0.3, "global_region": 0.2, "powerset": 0.1}
+    terms = objective(**weights)
+    features = features_of(inputs, terms)
+    loss, metrics = jax.jit(lambda features: total.total_loss(features, SCALES, terms, 0, None))(features)
+    parts = {name: metrics[f"loss/{name}"] for name in weights}
+    assert loss == pytest.approx(float(sum(weights[name] * parts[name] for name in weights)), rel=1e-6)
+    softmax = contrastive.softmax_loss(features.image, features.text, 10.0, weight_rows=features.weight)[0]
+    assert parts["global"] == pytest.approx(float(softmax), rel=1e-6)
+    kept = np.array([0, 1, 3])
+    dense = powerset.dense_loss(
+        features.regions[kept], features.region_mask[kept], features.phrases[kept], features.phrase_mask[kept], margin=0.2)
+    assert parts["powerset"] == pytest.approx(float(dense[0]), rel=1e-5)
+    valid = np.asarray(features.region_mask & features.text_mask) & (np.arange(ROWS) != 2)[:, None]
+    aligned = region.pair_loss(
+        features.regions[valid], features.region_text[valid], np.ones(valid.sum(), bool), features.group[valid], 10.0)
+    assert parts["global_region"] == pytest.approx(float(aligned[0]), rel=1e-5)
+    assert metrics["global_region/active"] == pytest.approx(valid.sum() / np.asarray(features.region_mask).sum())
+    assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
+
+
+def test_warm_up_grows_linearly_and_stays(inputs):
+    term = objective(powerset=0.2).powerset
+    term.warmup_steps = 4
+    assert [float(total.warm_up(term, step)) for step in (0, 1, 3, 9)] == pytest.approx([0.05, 0.1, 0.2, 0.2])
+
+
+def test_switches_reach_the_losses(inputs):
+    terms = objective(**{"global": 1.0, "lexeme_region": 1.0, "global_region": 1.0})
+    features = features_of(inputs, terms)
+    plain = total.total_loss(features, SCALES, terms, 0, None)[1]
+    terms.lexeme_region.temperature, terms.lexeme_region.duplicates = "own", "ignore"
+    terms["global"].kind = "sigmoid"
+    changed = total.total_loss(features, SCALES, terms, 0, None)[1]
+    for name in ("loss/global", "loss/lexeme_region"):
+        assert abs(changed[name] - plain[name]) > 1e-3
+
+
+def test_crop_mode_uses_the_crops(inputs):
+    image_tower, text_tower, batch, _ = inputs
+    terms = objective(global_region=1.0)
+    terms.global_region.mode = "crop"
+    assert total.active(terms) == (True, False, False, True)
+    with pytest.raises(ValueError, match="no crop embeddings"):
+        total.gather_features(image_tower, text_tower, batch, terms, GRID)
+    phi, mask = region.pool_regions(image_tower.tokens, batch["boxes"], batch["box_valid"], GRID, "cover")
+    features = total.gather_features(image_tower, text_tower, batch, terms, GRID, crops=2 * phi)
+    np.testing.assert_array_equal(features.text_mask, mask)
+    assert total.total_loss(features, SCALES, terms, 0, None)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_missing_region_texts_are_an_error(inputs):
+    image_tower, text_tower, batch, _ = inputs
+    with pytest.raises(ValueError, match="objective.global_region.weight"):
+        total.gather_features(image_tower, text_tower, batch, objective(global_region=1.0), GRID)
+
+
+def test_a_batch_without_pairs_has_finite_gradients(inputs):
+    image_tower, text_tower, batch, _ = inputs
+    terms = objective(**{"global": 1.0, "lexeme_region": 1.0, "powerset": 1.0})
+
+    @jax.jit
+    def gradients_of(pooled, tokens, batch):
+        def loss(pooled, tokens):
+            image_tower = types.SimpleNamespace(pooled=pooled, tokens=tokens)
+            features = total.gather_features(image_tower, text_tower, batch, terms, GRID)
+            return total.total_loss(features, SCALES, terms, 0, None)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(pooled, tokens)
+
+    for emptied in ("box_valid", "phrases", "weight"):
+        nothing = {**batch, emptied: np.zeros_like(batch[emptied])}
+        gradients, metrics = gradients_of(image_tower.pooled, image_tower.tokens, nothing)
+        assert metrics["loss/lexeme_region"] == metrics["loss/powerset"] == 0
+        assert not np.any(gradients[1])
+        assert np.isfinite(gradients[0]).all()

@@ -1,0 +1,51 @@
+"""The config: what is refused, and that a stored config reads back as it was."""
+import pytest
+
+from harmopower import config as configs
+
+
+def changed(**settings):
+    config = configs.get_config()
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+    return config
+
+
+@pytest.mark.parametrize(
+    "settings, devices, words",
+    [
+        (dict(batch_size=100), 8, ["config.batch_size 100", "8 devices", "multiple of 8"]),
+        (dict(batch_size=96, accumulate=5), 1, ["config.batch_size 96", "5 slices"]),
+        (dict(model__pool="max"), 1, ["config.model.pool 'max'", "cls, mean"]),
+        (dict(objective__powerset__method="exakt"), 1, ["did you mean 'exact'"]),
+        (dict(total_steps=50), 1, ["warmup_steps 100", "total_steps 50"]),
+        (dict(objective__powerset__temperature=0.0), 1, ["config.objective.powerset.temperature 0.0"]),
+        (dict(optimizer__learning_rate=float("nan")), 1, ["config.optimizer.learning_rate nan"]),
+    ],
+)
+def test_refuses_with_key_and_both_values(settings, devices, words):
+    with pytest.raises(configs.ConfigError) as error:
+        configs.validate(changed(**settings), devices)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_refuses_a_run_without_objectives():
+    config = configs.get_config()
+    for name in configs.OBJECTIVES:
+        config.objective[name].weight = 0.0
+    with pytest.raises(configs.ConfigError, match="nothing to train on"):
+        configs.validate(config, 1)
+
+
+def test_defaults_are_valid():
+    configs.validate(configs.get_config(), 8, 2)
+
+
+def test_json_round_trip():
+    config = changed(batch_size=64, model__pool="mean")
+    again = configs.from_json(configs.to_json(config))
+    assert configs.differences(config, again) == []
+    assert again.batch_size == 64 and again.model.pixel_mean == config.model.pixel_mean
+
+
+def test_differences_name_the_key_and_both_values():
+    assert configs.differences(configs.get_config(), changed(batch_size=64)) == ["config.batch_size: 128 -> 64"]
