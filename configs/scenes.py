@@ -9,7 +9,8 @@ def get_config():
     config.batch_size = 128
     config.data.source = "runs/data/scenes"
     config.data.image_size = 64
-    config.data.context_length = 32
+    config.data.context_length = 24
+    config.data.group_size = 4  # scenes are stored in groups of four that differ in one fact
     config.data.max_phrases = 12
     config.data.max_boxes = 4
     config.data.region_text_length = 8

@@ -34,6 +34,7 @@ LOWEST = {
     "data.context_length": 3,  # start, one token, end
     "data.max_phrases": 1,
     "data.max_boxes": 1,
+    "data.group_size": 1,
     "data.workers": 0,
     "data.max_bad_fraction": 0,
     "objective.powerset.temperature": 1e-9,
@@ -79,8 +80,9 @@ def _data() -> ConfigDict:
         region_text_length=16,  # S, tokens of a region's own text
         tokenizer="",  # empty: tokenizer.json beside the data; a path; or hf:NAME
         min_crop_area=1.0,  # smallest share of the image that a random crop keeps; 1 = the whole image
+        group_size=1,  # consecutive records that the shuffle keeps together; 4 for the embedded scenes
         workers=0,  # worker processes; 0 = threads of this process
-        threads=4,
+        threads=2,
         max_bad_fraction=0.01,
     ))
 

@@ -6,8 +6,7 @@ import rich.console
 
 from harmopower import config as configs
 from harmopower.command import CommandError
-from harmopower.data import records
-from harmopower.data.pipeline import Pipeline
+from harmopower.data import pipeline
 from harmopower.data.tokenize import FILE_NAME, Tokenizer
 from harmopower.evaluation import suite
 from harmopower.models import clip
@@ -17,26 +16,23 @@ from harmopower.training import state as states
 from harmopower.training.checkpoints import Checkpoints
 
 
-def open_data(config) -> tuple[Tokenizer, Pipeline]:
+def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
     """Opens the prepared data set that the config names, and its tokenizer.
 
     Raises:
       CommandError: something is missing or impossible; the text names path, key and what to run.
     """
-    data = config.data
-    if not data.source:
+    if not config.data.source:
         raise configs.ConfigError("config.data.source is empty; set it to a folder that tools.prepare has made")
-    shapes = ("image_size", "context_length", "max_phrases", "max_boxes", "regions", "region_text_length", "min_crop_area")
     try:
-        tokenizer = Tokenizer.load(data.tokenizer, data.source)
-        return tokenizer, Pipeline(
-            records.read(data.source, data.split), tokenizer, seed=config.seed, batch_size=config.batch_size,
-            process_index=jax.process_index(), process_count=jax.process_count(), workers=data.workers,
-            threads=data.threads, max_bad_fraction=data.max_bad_fraction, grid=clip.grid(config),
-            region_text=total.active(config.objective).region_text, **{name: data[name] for name in shapes},
+        found = pipeline.from_config(
+            config.data, seed=config.seed, batch_size=config.batch_size, process_index=jax.process_index(),
+            process_count=jax.process_count(), grid=clip.grid(config),
+            region_text=total.active(config.objective).region_text,
         )
     except ValueError as error:  # the data modules' errors about what the config asks for
         raise CommandError(str(error)) from error
+    return found.tokenizer, found
 
 
 def build_model(config, tokenizer: Tokenizer) -> clip.CLIP:

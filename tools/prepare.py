@@ -44,11 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--test", type=int, default=1024, help="test scenes (default %(default)s)")
     command.add_argument("--test-unseen", type=int, default=512,
                          help="test scenes of colour-shape pairs that training never shows (default %(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same scenes (default %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="same seed, same scenes (default %(default)s)")
     command.add_argument("--image-size", type=int, default=64, help="side in pixels (default %(default)s)")
     command = _add_command(
         commands, "jsonl", "own images and captions, one JSON object a line", _run_jsonl,
-        "python -m tools.prepare jsonl --input photos.jsonl --output data/photos\n\n" + jsonl.__doc__, vocab_size=16_384)
+        "python -m tools.prepare jsonl --input photos.jsonl --output data/photos\n\n" + jsonl.__doc__,
+        vocab_size=16_384)
     command.add_argument("--input", type=Path, required=True, help="the file of JSON lines")
     command.add_argument("--test-fraction", type=float, default=0.0,
                          help="share of the images for the split test (default %(default)s)")

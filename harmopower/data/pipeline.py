@@ -77,12 +77,14 @@ class Pipeline:
             ...
 
     Attributes:
+      tokenizer: as given.
       seen, bad: examples that this object has put into batches, and how many of them had weight 0.
     """
 
     def __init__(
         self, source, tokenizer: tokenize.Tokenizer, *, seed: int, batch_size: int, process_index: int = 0,
-        process_count: int = 1, workers: int = 0, threads: int = 4, max_bad_fraction: float = 0.01, **options,
+        process_count: int = 1, group_size: int = 1, workers: int = 0, threads: int = 4, max_bad_fraction: float = 0.01,
+        **options,
     ):
         """Sets up; reads nothing yet.
 
@@ -92,6 +94,8 @@ class Pipeline:
           seed: of the order and of everything drawn.
           batch_size: the global one, over all hosts.
           process_index, process_count: which contiguous share of each global batch is this host's.
+          group_size: consecutive records that stay together when the order is shuffled, so that examples which were
+            stored as each other's hard negatives (as the embedded scenes are) meet in one batch.
           workers: worker processes; 0 means threads of this process.
           threads: threads that make batches, of each process.
           max_bad_fraction: above this share of bad records the run stops.
@@ -106,9 +110,14 @@ class Pipeline:
                 f"multiple of {process_count}")
         if not len(source):
             raise ValueError("the source has no examples; set config.data.source and config.data.split")
+        if len(source) % group_size or batch_size % group_size:
+            raise ValueError(
+                f"config.data.group_size {group_size} must divide the {len(source)} examples of the source and "
+                f"config.batch_size {batch_size}")
         rows = batch_size // process_count
         self._builder = _Builder(
-            source, tokenizer, Options(**options), seed, batch_size, first_row=process_index * rows, rows=rows)
+            source, tokenizer, Options(**options), seed, batch_size, process_index * rows, rows, group_size)
+        self.tokenizer = tokenizer
         self._workers, self._threads = workers, max(1, threads)
         self._max_bad_fraction = max_bad_fraction
         self._named: dict[str, str] = {}
@@ -169,7 +178,7 @@ def from_config(data, *, seed: int, batch_size: int, **changes) -> Pipeline:
     Raises:
       DataSourceError, TokenizerError, ValueError: something is missing or impossible; the text names the key.
     """
-    fields = {field.name for field in dataclasses.fields(Options)} | {"workers", "threads", "max_bad_fraction"}
+    fields = {field.name for field in dataclasses.fields(Options)} | {"group_size", "workers", "threads", "max_bad_fraction"}
     values = {name: data[name] for name in fields if name in data}
     source = records.read(data.source, data.split)
     tokenizer = tokenize.Tokenizer.load(data.tokenizer, data.source)
@@ -184,7 +193,7 @@ def _parse_flags() -> None:
 
 @dataclasses.dataclass
 class _Builder:
-    """`builder(step) -> (batch, problems)`: pure and picklable; problems are record id -> text, for the main process."""
+    """`builder(step) -> (batch, problems)`: pure and picklable; problems, record id -> text, for the main process."""
 
     source: object
     tokenizer: tokenize.Tokenizer
@@ -193,15 +202,20 @@ class _Builder:
     batch_size: int
     first_row: int
     rows: int
+    group_size: int
 
     @property
     def examples(self) -> int:
         return len(self.source)
 
     @functools.cached_property
-    def _order(self) -> grain.MapDataset:
-        """Position in the run -> number of the record; each epoch has every record once, in an order of its own."""
-        return grain.MapDataset.range(self.examples).seed(self.seed).shuffle().repeat()
+    def _groups(self) -> grain.MapDataset:
+        """Place in the run -> number of the group; each epoch has every group once, in an order of its own."""
+        return grain.MapDataset.range(self.examples // self.group_size).seed(self.seed).shuffle().repeat()
+
+    def _record(self, position: int) -> int:
+        place, member = divmod(position, self.group_size)
+        return self._groups[place] * self.group_size + member
 
     def __getstate__(self):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -210,7 +224,7 @@ class _Builder:
         batch, problems = _empty_batch(self.rows, self.options), {}
         first = int(step) * self.batch_size + self.first_row
         for row in range(self.rows):
-            example = self.source[self._order[first + row]]
+            example = self.source[self._record(first + row)]
             rng = np.random.default_rng((self.seed, first + row))
             try:
                 arrays = make_row(example, rng, self.tokenizer, self.options)
@@ -298,8 +312,8 @@ def _draw_regions(example: dict, caption: int, window, rng, options: Options) ->
 def random_boxes(rng: np.random.Generator, count: int, grid: tuple[int, int]) -> np.ndarray:
     """Draws boxes of whole patches, as PowerCLIP-R (METHOD section 2).
 
-    Per side, the centre patch is uniform over the grid and the length uniform over 1 to all patches; what leaves the grid
-    is cut, so at least the centre patch stays.
+    Per side, the centre patch is uniform over the grid and the length uniform over 1 to all patches; what leaves the
+    grid is cut, so at least the centre patch stays.
 
     Args:
       rng: source of randomness.

@@ -90,7 +90,7 @@ def read(directory, split: str) -> "Source":
     """Opens a split for random access; see `Source`.
 
     Args:
-      directory: a folder with `dataset_info.json`, or one whose version sub-folders (`1.0.0`) have it: the newest counts.
+      directory: a folder with `dataset_info.json`, or one whose version sub-folders (`1.0.0`) have it: newest counts.
       split: a split, or a slice of one in TFDS notation such as `train[:10%]`.
 
     Raises:

@@ -67,8 +67,8 @@ def move_boxes(boxes: np.ndarray, window: Window, image_size: int) -> tuple[np.n
       image_size: side of the result in pixels.
 
     Returns:
-      `float32 [M, 4]` in shares of the crop, clipped to it, and `bool [M]`: whether the box is kept. It is not where less
-      than a quarter of its area is visible or a side is below one pixel.
+      `float32 [M, 4]` in shares of the crop, clipped to it, and `bool [M]`: whether the box is kept. It is not where
+      less than a quarter of its area is visible or a side is below one pixel.
     """
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     y0, x0, y1, x1 = window

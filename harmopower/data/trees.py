@@ -47,13 +47,13 @@ class _Word:
 def spans_from_penn(tree: str, caption: str) -> list[Span]:
     """Reads a Penn-bracket tree and finds its constituents in the caption.
 
-    Part-of-speech tags (a bracket around one word) are no constituents, except as the root. Of several constituents over
-    the same words (unary chains) the outermost is kept. An outermost bracket without label, `( (S ...))`, and traces
-    (`-NONE-`) are dropped. Which constituents count is METHOD section 3; these details are our choice.
+    Part-of-speech tags (a bracket around one word) are no constituents, except as the root. Of several constituents
+    over the same words (unary chains) the outermost is kept. An outermost bracket without label, `( (S ...))`, and
+    traces (`-NONE-`) are dropped. Which constituents count is METHOD section 3; these details are our choice.
 
     Args:
       tree: one tree; PTB escapes (`-LRB-`, two backticks, backslash before `/` and `*`) are understood.
-      caption: the text that was parsed; white space between words may differ, and so may the shape of quotes and dashes.
+      caption: the text that was parsed; white space between words and the shape of quotes and dashes may differ.
 
     Returns:
       `(start, end, label)` in characters of `caption`, outer before inner, left before right; the root is first.

@@ -20,8 +20,9 @@ from harmopower.objectives.contrastive import NOTHING, row_weights, weighted_mea
 from harmopower.parallel import collectives
 
 MAX_EXACT_REGIONS = 12
-# Numbers in the largest array of one tile: 4 MiB, so that it stays in the cache of a CPU core or GPU.
-TILE_ENTRIES = 2**20
+# Numbers in the largest array of one tile. On a CPU 4 MiB, about a core's cache (measured: docs/benchmarks.md); an
+# accelerator wants few large tiles, because every tile costs it some launches (reasoned, not measured).
+TILE_ENTRIES = {"cpu": 2**20, "accelerator": 2**24}
 # A product of this many factors in 1 .. 2 is far from the largest float32, 2 ** 128.
 _SAFE_FACTORS = 64
 
@@ -400,10 +401,11 @@ class _Best(NamedTuple):
 
 
 def _default_block(how: How, regions: int, phrases: int) -> int:
-    """Images and texts of a tile, a power of two, so that its largest array has about TILE_ENTRIES numbers."""
+    """Images and texts of a tile, a power of two, so that its largest array has at most TILE_ENTRIES numbers."""
+    entries = TILE_ENTRIES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
     rows = regions if how.method != "exact" else 2 ** (regions - regions // 2)
     block = 8
-    while (2 * block) ** 2 * rows * phrases <= TILE_ENTRIES:
+    while (2 * block) ** 2 * rows * phrases <= entries:
         block *= 2
     return block
 

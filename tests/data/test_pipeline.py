@@ -311,3 +311,14 @@ def test_data_works_where_jax_is_not(directory):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_groups_stay_together_and_are_shuffled(tokenizer):
+    source = _List([_example(index) for index in range(24)])
+    maker = _make(source, tokenizer, group_size=4)
+    epoch = [number for step in range(3) for number in _numbers(maker.batch(step))]
+    groups = [tuple(epoch[start:start + 4]) for start in range(0, 24, 4)]
+    assert all(group == tuple(range(group[0], group[0] + 4)) and group[0] % 4 == 0 for group in groups)
+    assert sorted(epoch) == list(range(24)) and groups != sorted(groups)
+    with pytest.raises(ValueError, match="group_size 5 must divide the 24 examples"):
+        _make(source, tokenizer, group_size=5)

@@ -82,7 +82,8 @@ def test_errors_tell_the_position(tree, caption, position, words):
 
 _WORDS = st.text(st.characters(blacklist_categories=("Z", "C"), blacklist_characters="()\\`'"), min_size=1).filter(
     lambda word: not word.isspace() and "--" not in word and ".." not in word)
-_TREES = st.recursive(_WORDS.map(lambda word: ("NN", word)), lambda t: st.lists(t, min_size=2, max_size=3), max_leaves=12)
+_TREES = st.recursive(
+    _WORDS.map(lambda word: ("NN", word)), lambda tree: st.lists(tree, min_size=2, max_size=3), max_leaves=12)
 
 
 def _render(tree):

@@ -1,0 +1,215 @@
+"""Measures what a run costs on the machine at hand.
+
+  python -m tools.benchmark powerset --batch 256
+  python -m tools.benchmark powerset --batch 4096 --method exact --devices 8 --dtype bfloat16 --json
+
+Every subcommand is an entry of SUBCOMMANDS: its arguments, a function that measures and returns plain numbers, and one
+that shows them.
+"""
+import argparse
+import json
+import sys
+import time
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from harmopower.objectives import costs, powerset, reference
+from harmopower.parallel import mesh as meshes
+
+# ViT-B/16 with 77 text tokens: 41.09 GFLOP forward a pair, and twice that backward.
+STEP_FLOPS_A_PAIR = 3 * 41.09e9
+# NVIDIA H200 SXM data sheet: dense bfloat16 and float32 operations a second (a multiply-add is two, so half of them are
+# issued), memory bytes a second; exp and log: 16 a clock in each of 132 multiprocessors at 1.98 GHz.
+H200 = {"matmul": 989e12, "vector": 67e12 / 2, "transcendental": 132 * 16 * 1.98e9}
+
+
+class Subcommand(NamedTuple):
+    """One thing to measure."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    measure: Callable[[argparse.Namespace], dict]
+    show: Callable[[dict, Console], None]
+
+
+def main(arguments=None) -> int:
+    """Parses the command line, measures, and prints a table or, with --json, one JSON object."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = parser.add_subparsers(dest="subcommand", required=True)
+    for name, subcommand in SUBCOMMANDS.items():
+        subparser = names.add_parser(
+            name, help=subcommand.help, description=subcommand.help,
+            epilog=f"example: python -m tools.benchmark {name} --json",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        subparser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+        subcommand.add_arguments(subparser)
+    options = parser.parse_args(arguments)
+    try:
+        result = SUBCOMMANDS[options.subcommand].measure(options)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.json:
+        print(json.dumps(result))
+    else:
+        SUBCOMMANDS[options.subcommand].show(result, Console())
+    return 0
+
+
+# --- powerset ------------------------------------------------------------------------------------------------------
+
+# The ways to compute the same loss, from the paper's to ours.
+FORMS = ("leaf_first", "dense", "phrase_first", "two_sweeps")
+
+
+def add_powerset_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--batch", type=int, default=256, help="global batch B")
+    parser.add_argument("--regions", type=int, default=10, help="regions an image, M")
+    parser.add_argument("--phrases", type=int, default=20, help="phrases a caption, K")
+    parser.add_argument("--width", type=int, default=512, help="width of the shared space, D")
+    parser.add_argument("--tokens", type=int, default=77, help="text tokens T, for the leaf-first form")
+    parser.add_argument("--method", choices=("exact", "nla", "sampled"), default="nla", help="aggregator")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the features")
+    parser.add_argument("--devices", type=int, default=1, help="devices for the two sweeps; forced on a CPU")
+    parser.add_argument("--block", type=int, default=None, help="images and texts of a tile; chosen from the shapes")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs, of which the fastest counts")
+    parser.add_argument("--memory", type=float, default=4.0, help="GiB that a form may take; a larger one is not run")
+
+
+def measure_powerset(options: argparse.Namespace) -> dict:
+    """Times every form on the same random features, and sets the two sweeps against the others and the step."""
+    use_devices(options.devices)
+    forms = {name: measure_form(name, options) for name in FORMS}
+    two_sweeps = forms["two_sweeps"]["seconds"]
+    operations = costs.powerset_operations(
+        options.batch, options.regions, options.phrases, options.width, options.method)
+    step_flops = STEP_FLOPS_A_PAIR * options.batch
+    rate = matmul_rate(options.dtype) * (1 if jax.default_backend() == "cpu" else options.devices)
+    return {
+        "settings": {name: value for name, value in vars(options).items() if name not in ("json", "subcommand")},
+        "platform": jax.devices()[0].device_kind,
+        "forms": forms,
+        "times_faster_than": {name: _ratio(form["seconds"], two_sweeps) for name, form in forms.items()},
+        "operations": operations._asdict(),
+        "matmul_flops_per_second": rate,
+        "share_of_step": {
+            "counted_matmul": operations.matmul / step_flops,
+            "measured": _ratio(two_sweeps, step_flops / rate),
+            "floor_on_h200": floor_seconds(operations) / (step_flops / H200["matmul"]),
+        },
+        "floor_on_h200_seconds": floor_seconds(operations),
+    }
+
+
+def use_devices(count: int):
+    """Makes `count` devices available; on a CPU by cutting the host into them, before JAX has looked at it."""
+    if count > 1:
+        jax.config.update("jax_num_cpu_devices", count)
+    if jax.device_count() < count:
+        raise ValueError(f"--devices {count} but there are {jax.device_count()} devices")
+
+
+def measure_form(name: str, options: argparse.Namespace) -> dict:
+    """Compiled temporary bytes of a device and the seconds of one value and gradient; None where it was too large."""
+    sharded = options.devices > 1 and name == "two_sweeps"
+    mesh = meshes.make_mesh(devices=jax.devices()[:options.devices if sharded else 1])
+    loss, arrays = build_form(name, options)
+    if loss is None:
+        return {"temporary_bytes": None, "seconds": None}
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(array, meshes.batch_sharding(mesh)) for array in arrays]
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*placed).compile()
+        memory = compiled.memory_analysis().temp_size_in_bytes
+        fits = memory <= options.memory * 2**30
+        return {"temporary_bytes": memory, "seconds": fastest(compiled, placed, options.repeats) if fits else None}
+
+
+def build_form(name: str, options: argparse.Namespace):
+    """The loss of a form as a function of two features, and its arrays; None where the form lacks the method."""
+    regions, region_mask, leaves, members = random_features(options)
+    phrase_mask = members.any(-1)
+    phrases = jnp.einsum("bkt,btd->bkd", members.astype(leaves.dtype), leaves)
+    how = dict(margin=0.2, method=options.method)
+    if name in ("leaf_first", "dense"):
+        plain = reference.leaf_first_loss if name == "leaf_first" else reference.dense_loss
+        last = (leaves, members) if name == "leaf_first" else (phrases, phrase_mask)
+        loss = None if options.method == "sampled" else lambda r, t: plain(r, region_mask, t, last[1], **how)
+        return loss, (regions, last[0])
+    how |= dict(rng=jax.random.key(0)) | (dict(block=options.block) if name == "two_sweeps" else {})
+    function = powerset.powerset_loss if name == "two_sweeps" else powerset.dense_loss
+    return lambda r, p: function(r, region_mask, p, phrase_mask, **how)[0], (regions, phrases)
+
+
+def random_features(options: argparse.Namespace):
+    """Unit regions and leaves, all regions valid, and phrases of 2 to 9 neighbouring tokens: regions, mask, leaves, members."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    unit = lambda x: (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(options.dtype)
+    regions = unit(jax.random.normal(keys[0], (options.batch, options.regions, options.width)))
+    leaves = unit(jax.random.normal(keys[1], (options.batch, options.tokens, options.width)))
+    shape = (options.batch, options.phrases, 1)
+    first = jax.random.randint(keys[2], shape, 0, max(options.tokens - 9, 1))
+    position = jnp.arange(options.tokens) - first
+    members = (position >= 0) & (position < jax.random.randint(keys[3], shape, 2, 10))
+    return regions, jnp.ones(regions.shape[:2], bool), leaves, members
+
+
+def fastest(function, arguments, repeats: int) -> float:
+    """Seconds of the fastest of some runs after one that warms up."""
+    jax.block_until_ready(function(*arguments))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def matmul_rate(dtype: str) -> float:
+    """Operations a second of a large matrix product on one device: what an ideal train step would reach here."""
+    size = 2048 if jax.default_backend() == "cpu" else 16384
+    matrix = jnp.ones((size, size), dtype)
+    return 2 * size**3 / fastest(jax.jit(jnp.dot), (matrix, matrix), 3)
+
+
+def floor_seconds(operations: costs.Operations) -> float:
+    """Seconds on one H200 if nothing overlaps and nothing waits for memory: a floor for a form that keeps tiles on chip."""
+    return sum(count / H200[kind] for kind, count in operations._asdict().items())
+
+
+def _ratio(above, below):
+    return None if above is None or below is None else above / below
+
+
+def show_powerset(result: dict, console: Console):
+    settings = result["settings"]
+    title = "B={batch} M={regions} K={phrases} D={width} {method} {dtype}, {devices} device(s)".format(**settings)
+    table = Table("form", "ms", "temporary MiB a device", "two sweeps are faster by", title=title)
+    for name, form in result["forms"].items():
+        table.add_row(name, _format(form["seconds"], 1e3), _format(form["temporary_bytes"], 2**-20),
+                      _format(result["times_faster_than"][name], 1))
+    console.print(table)
+    share = result["share_of_step"]
+    console.print(f"on {result['platform']}; a matrix product reaches {result['matmul_flops_per_second'] / 1e12:.3f} TFLOP/s")
+    console.print("share of an ideal ViT-B/16 step: "
+                  f"measured here {_format(share['measured'], 100)} %, counted matrix products "
+                  f"{share['counted_matmul']:.2%}, counted floor on an H200 {share['floor_on_h200']:.2%} "
+                  f"({result['floor_on_h200_seconds'] * 1e3:.3g} ms)")
+
+
+def _format(value, factor: float) -> str:
+    return "not run" if value is None else f"{value * factor:.4g}"
+
+
+SUBCOMMANDS = {
+    "powerset": Subcommand(
+        "time and memory of the powerset objective, two sweeps against the dense and the leaf-first form",
+        add_powerset_arguments, measure_powerset, show_powerset),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
