@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 CHOICES = {
     "data.regions": ("boxes", "random", "mixed"),
+    "data.resize_mode": ("squash", "shortest"),
     "model.pool": ("cls", "mean"),
     "model.text_pool": ("auto", "eos", "mean"),
     "model.dense": ("full", "value"),
@@ -79,6 +80,7 @@ def _data() -> ConfigDict:
         regions="boxes",
         region_text_length=16,  # S, tokens of a region's own text
         tokenizer="",  # empty: tokenizer.json beside the data; a path; or hf:NAME
+        resize_mode="squash",  # the whole image stretched, or its centre square as in CLIP and OpenCLIP (shortest)
         min_crop_area=1.0,  # smallest share of the image that a random crop keeps; 1 = the whole image
         group_size=1,  # consecutive records that the shuffle keeps together; 4 for the embedded scenes
         workers=0,  # worker processes; 0 = threads of this process

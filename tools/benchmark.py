@@ -83,7 +83,7 @@ def add_powerset_arguments(parser: argparse.ArgumentParser):
 def measure_powerset(options: argparse.Namespace) -> dict:
     """Times every form on the same random features, and sets the two sweeps against the others and the step."""
     use_devices(options.devices)
-    forms = {name: measure_form(name, options) for name in FORMS}
+    forms = measure_forms(options)
     two_sweeps = forms["two_sweeps"]["seconds"]
     operations = costs.powerset_operations(
         options.batch, options.regions, options.phrases, options.width, options.method)
@@ -113,19 +113,29 @@ def use_devices(count: int):
         raise ValueError(f"--devices {count} but there are {jax.device_count()} devices")
 
 
-def measure_form(name: str, options: argparse.Namespace) -> dict:
-    """Compiled temporary bytes of a device and the seconds of one value and gradient; None where it was too large."""
-    sharded = options.devices > 1 and name == "two_sweeps"
-    mesh = meshes.make_mesh(devices=jax.devices()[:options.devices if sharded else 1])
+def measure_forms(options: argparse.Namespace) -> dict:
+    """For every form the compiled temporary bytes of a device, and the seconds of one value and gradient.
+
+    None stands for what was not run: too large for --memory, or a form without the method. The forms take turns, so that
+    whatever else the machine does falls on all of them.
+    """
+    compiled = {name: compile_form(name, options) for name in FORMS}
+    memory = {name: form and form[0].memory_analysis().temp_size_in_bytes for name, form in compiled.items()}
+    running = {name: form for name, form in compiled.items() if form and memory[name] <= options.memory * 2**30}
+    seconds = dict(zip(running, fastest(running.values(), options.repeats)))
+    return {name: {"temporary_bytes": memory[name], "seconds": seconds.get(name)} for name in FORMS}
+
+
+def compile_form(name: str, options: argparse.Namespace):
+    """Value and gradient of a form, compiled, and its arrays where they belong; None where the form lacks the method."""
     loss, arrays = build_form(name, options)
     if loss is None:
-        return {"temporary_bytes": None, "seconds": None}
+        return None
+    devices = options.devices if name == "two_sweeps" else 1
+    mesh = meshes.make_mesh(devices=jax.devices()[:devices])
     with jax.set_mesh(mesh):
         placed = [jax.device_put(array, meshes.batch_sharding(mesh)) for array in arrays]
-        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*placed).compile()
-        memory = compiled.memory_analysis().temp_size_in_bytes
-        fits = memory <= options.memory * 2**30
-        return {"temporary_bytes": memory, "seconds": fastest(compiled, placed, options.repeats) if fits else None}
+        return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*placed).compile(), placed
 
 
 def build_form(name: str, options: argparse.Namespace):
@@ -157,22 +167,22 @@ def random_features(options: argparse.Namespace):
     return regions, jnp.ones(regions.shape[:2], bool), leaves, members
 
 
-def fastest(function, arguments, repeats: int) -> float:
-    """Seconds of the fastest of some runs after one that warms up."""
-    jax.block_until_ready(function(*arguments))
-    seconds = []
-    for _ in range(repeats):
+def fastest(calls, repeats: int) -> list[float]:
+    """Seconds of the fastest of some runs of each (function, arguments), which take turns, after one that warms up."""
+    def seconds(function, arguments):
         start = time.perf_counter()
         jax.block_until_ready(function(*arguments))
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        return time.perf_counter() - start
+
+    rounds = [[seconds(*call) for call in calls] for _ in range(repeats + 1)]
+    return [min(times) for times in zip(*rounds[1:])]
 
 
 def matmul_rate(dtype: str) -> float:
     """Operations a second of a large matrix product on one device: what an ideal train step would reach here."""
     size = 2048 if jax.default_backend() == "cpu" else 16384
     matrix = jnp.ones((size, size), dtype)
-    return 2 * size**3 / fastest(jax.jit(jnp.dot), (matrix, matrix), 3)
+    return 2 * size**3 / fastest([(jax.jit(jnp.dot), (matrix, matrix))], 3)[0]
 
 
 def floor_seconds(operations: costs.Operations) -> float:

@@ -1,4 +1,4 @@
-"""Pictures of scenes: Pillow polygons drawn at four times the size, on textured grounds, under uneven light.
+"""Pictures of scenes: Pillow polygons drawn at three times the size, on textured grounds, under uneven light.
 
 Our choice throughout. The jitter is there so that no object is known by the colour of a pixel alone.
 """
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from harmopower.data.scene_world import Scene, Thing
 
-OVERSAMPLING = 4
+OVERSAMPLING = 3
 JPEG_QUALITY = 92
 PAINT = {
     "red": (214, 38, 36), "yellow": (240, 210, 40), "green": (40, 158, 56), "cyan": (60, 206, 214),
@@ -73,7 +73,7 @@ def _sprite(thing: Thing, size: int, rng):
     ImageDraw.Draw(mask).polygon(flat, fill=255)
     body, shade = _paints(thing, rng)
     picture = _filled(thing, body, shade, (int(height), int(width)), radius, rng)
-    ImageDraw.Draw(picture).polygon(flat, outline=tuple(int(c) for c in 0.6 * body), width=3)
+    ImageDraw.Draw(picture).polygon(flat, outline=tuple(int(c) for c in 0.6 * body), width=2)
     alpha = np.asarray(mask.reduce(OVERSAMPLING), np.float32) / 255
     return alpha, np.asarray(picture.reduce(OVERSAMPLING), np.float32), low
 
@@ -98,13 +98,20 @@ def _filled(thing, body, shade, shape, radius, rng):
         return Image.new("RGB", shape[::-1], tuple(int(c) for c in body))
     step = OVERSAMPLING * np.clip(radius * rng.uniform(0.5, 0.6), 4.2, 7.5)
     angle, phase = rng.uniform(0, np.pi), rng.uniform(0, 1, 2)
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32) / step
-    u, v = x * np.cos(angle) + y * np.sin(angle) + phase[0], y * np.cos(angle) - x * np.sin(angle) + phase[1]
+    y, x = (np.arange(length, dtype=np.float32) / step for length in shape)
+    marked = _wave(y * np.sin(angle), x * np.cos(angle) + phase[0])
     if thing.filling == "striped":
-        marked = u % 1 < 0.45
+        marked = marked < 0.45
     else:
-        marked = (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.31 ** 2
-    return Image.fromarray(np.where(marked[..., None], shade, body).astype(np.uint8))
+        across = _wave(y * np.cos(angle), phase[1] - x * np.sin(angle))
+        marked = (marked - 0.5) ** 2 + (across - 0.5) ** 2 < 0.31 ** 2
+    return Image.fromarray(np.array([body, shade]).astype(np.uint8)[marked.view(np.uint8)])
+
+
+def _wave(down, along):
+    """A saw-tooth 0..1 of period 1 over the plane, from its phases `down` the rows and `along` the columns."""
+    phase = down.astype(np.float32)[:, None] + along.astype(np.float32)
+    return phase - np.floor(phase)
 
 
 def _circle(count=40):

@@ -17,7 +17,7 @@ from harmopower.data.scene_world import (
 PATTERNS = ("bare", "there", "picture", "shows")
 CLAUSE_PATTERNS = ("clause", "fronted")  # only where a relation is stated
 PATTERN_WEIGHTS = {"bare": 0.2, "there": 0.2, "picture": 0.15, "shows": 0.1, "clause": 0.3, "fronted": 0.05}
-MEDIA = ("picture", "photo", "image", "drawing")
+MEDIA = ("picture", "photo", "painting", "drawing")  # none that starts with a vowel: "a picture of"
 VERBS = ("is", "is", "sits", "lies")
 RELATION_WORDS = {
     "left": ("to the left of", "left of", "on the left of"), "right": ("to the right of", "right of", "on the right of"),
@@ -46,10 +46,9 @@ class Description:
     style: str = "adjectives"
 
     def fits(self, thing: Thing) -> bool:
-        return all(
-            said is None or said == getattr(thing, name)
-            for name, said in dataclasses.asdict(self).items() if name != "style"
-        )
+        said = (self.shape, self.colour, self.filling, self.size)
+        seen = (thing.shape, thing.colour, thing.filling, thing.size)
+        return all(word is None or word == fact for word, fact in zip(said, seen))
 
 
 @dataclasses.dataclass(frozen=True)

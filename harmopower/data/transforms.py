@@ -30,6 +30,24 @@ def decode(data: bytes) -> Image.Image:
         raise RecordError(f"the image ({len(data)} bytes) cannot be decoded: {error}") from error
 
 
+def fixed_window(size: tuple[int, int], image_size: int, resize_mode: str) -> Window:
+    """The window of an image that is not cropped at random, in evaluation and where `min_crop_area` is 1.
+
+    `squash` takes the whole image. `shortest` takes the centre square: pixel for pixel what CLIP and OpenCLIP get from
+    resizing the shorter side to `image_size` (the longer one rounded down) and cropping the centre (its offset rounded
+    to even). Hugging Face rounds that offset down, so where the margin is odd its crop lies a pixel beside.
+
+    Args:
+      size: width and height of the image in pixels.
+    """
+    if resize_mode == "squash":
+        return WHOLE
+    short = min(size)
+    width, height = (image_size * side // short for side in size)
+    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    return top / height, left / width, (top + image_size) / height, (left + image_size) / width
+
+
 def random_window(rng: np.random.Generator, min_crop_area: float) -> Window:
     """Draws a crop window that keeps a share of the image between `min_crop_area` and 1.
 

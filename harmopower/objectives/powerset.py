@@ -4,9 +4,9 @@ METHOD section 6 and docs/powerset.md derive what stands here. The loss takes tw
 all image-text pairs, tile by tile, for the hardest text of every image and the hardest image of every text; then a
 backward pass through only the `3 B` pairs that the loss uses.
 
-Inside, a block of scores has the shape `[M, *, K, n]`: regions first and phrases last but one, so that every reduction
-runs over whole vectors of pairs. A tile of the search is `[M, images, K, texts]`, a list of pairs `[M, K, pairs]`.
-Region masks broadcast against the block, phrase masks against the block without its first axis.
+Inside, a block of scores has the shape `[*, M, K, n]`: every reduction then runs over whole vectors of pairs. A tile of
+the search is `[images, M, K, texts]`, a list of pairs `[M, K, pairs]`. Scores of masked regions are 0, which is what they
+add to a sum over a subset; the mask of the phrases `[K, n]` goes along, and the number of valid regions `[*, 1 or n]`.
 """
 import dataclasses
 from functools import partial
@@ -23,7 +23,7 @@ MAX_EXACT_REGIONS = 12
 # Numbers in the largest array of one tile. On a CPU 4 MiB, about a core's cache (measured: docs/benchmarks.md); an
 # accelerator wants few large tiles, because every tile costs it some launches (reasoned, not measured).
 TILE_ENTRIES = {"cpu": 2**20, "accelerator": 2**24}
-# A product of this many factors in 1 .. 2 is far from the largest float32, 2 ** 128.
+# A product of this many factors in 1/2 .. 1 is far from the smallest float32, 2 ** -126.
 _SAFE_FACTORS = 64
 
 
@@ -68,10 +68,10 @@ def tree_to_region(s, region_mask, phrase_mask, *, temperature=None):
       float32 [...]; 0 where there is no phrase or no region.
     """
     how = How("nla", temperature=temperature) if temperature is not None else None
-    block, masks, shape = _to_block(s, region_mask, phrase_mask)
+    block, regions, phrase_mask, shape = _to_block(s, region_mask, phrase_mask)
     if how is None:
-        return _closed_tree_to_region(block, *masks).reshape(shape)
-    return _aggregate(how, block, *masks, None)[0].reshape(shape)
+        return _closed_tree_to_region(block, phrase_mask).reshape(shape)
+    return _aggregate(how, block, regions, phrase_mask, None)[0].reshape(shape)
 
 
 def region_to_tree(
@@ -92,8 +92,8 @@ def region_to_tree(
     """
     how = How(method, temperature=temperature, zeta=zeta, samples=samples)
     how.check_regions(s.shape[-2])
-    block, masks, shape = _to_block(s, region_mask, phrase_mask)
-    return _aggregate(how, block, *masks, draw_subsets(how, s.shape[-2], rng))[1].reshape(shape)
+    block, regions, phrase_mask, shape = _to_block(s, region_mask, phrase_mask)
+    return _aggregate(how, block, regions, phrase_mask, draw_subsets(how, s.shape[-2], rng))[1].reshape(shape)
 
 
 def dense_scores(regions, region_mask, phrases, phrase_mask, *, rng=None, **how):
@@ -187,57 +187,54 @@ def draw_subsets(how: How, regions: int, rng):
 
 
 def _to_block(s, region_mask, phrase_mask):
-    """[..., M, K] -> [M, K, pairs], masks along with it, and the leading shape."""
+    """[..., M, K] -> block [M, K, pairs], number of regions [pairs], phrase mask [K, pairs], and the leading shape."""
     shape = s.shape[:-2]
-    region_mask = jnp.broadcast_to(region_mask, shape + s.shape[-2:-1]).reshape(-1, s.shape[-2])
+    region_mask = jnp.broadcast_to(region_mask, s.shape[:-1]).reshape(-1, s.shape[-2])
     phrase_mask = jnp.broadcast_to(phrase_mask, shape + s.shape[-1:]).reshape(-1, s.shape[-1])
     block = jnp.moveaxis(s.astype(jnp.float32).reshape((-1,) + s.shape[-2:]), 0, -1)
-    return block, (region_mask.T[:, None, :], phrase_mask.T), shape
+    return jnp.where(region_mask.T[:, None, :], block, 0), region_mask.sum(1), phrase_mask.T, shape
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _aggregate(how: How, s, region_mask, phrase_mask, subsets):
-    """T2R and R2T of a block of scores [M, *, K, n]: two arrays [*, n].
+def _aggregate(how: How, s, regions, phrase_mask, subsets):
+    """T2R and R2T of a block of scores [*, M, K, n]: two arrays [*, n].
 
     The derivative keeps `s` and nothing else: softplus, subset sums and winners are computed again.
     """
-    s = jnp.where(region_mask, s, 0)
     if how.method == "nla":
-        return _nla(how, s, region_mask, phrase_mask)
+        return _nla(how, s, regions, phrase_mask)
     best = _exact if how.method == "exact" else partial(_sampled, subsets=subsets)
-    return _closed_tree_to_region(s, region_mask, phrase_mask), best(s, phrase_mask)
+    return _closed_tree_to_region(s, phrase_mask), best(s, phrase_mask)
 
 
-def _aggregate_forward(how, s, region_mask, phrase_mask, subsets):
-    return _aggregate(how, s, region_mask, phrase_mask, subsets), (s, region_mask, phrase_mask, subsets)
+def _aggregate_forward(how, s, regions, phrase_mask, subsets):
+    return _aggregate(how, s, regions, phrase_mask, subsets), (s, phrase_mask, subsets)
 
 
 def _aggregate_backward(how, kept, cotangents):
     tree_to_region, region_to_tree = _slopes(how, *kept)
-    d_tree_to_region, d_region_to_tree = (jnp.expand_dims(cotangent, (0, -2)) for cotangent in cotangents)
+    d_tree_to_region, d_region_to_tree = (cotangent[..., None, None, :] for cotangent in cotangents)
     return d_tree_to_region * tree_to_region + d_region_to_tree * region_to_tree, None, None, None
 
 
 _aggregate.defvjp(_aggregate_forward, _aggregate_backward)
 
 
-def _slopes(how: How, s, region_mask, phrase_mask, subsets):
-    """Derivatives of T2R and R2T by s [M, *, K, n]: two arrays of its shape, 0 where a mask is False."""
-    s = jnp.where(region_mask, s, 0)
+def _slopes(how: How, s, phrase_mask, subsets):
+    """Derivatives of T2R and R2T by s [*, M, K, n]: two arrays of its shape, 0 for masked phrases.
+
+    For masked regions they are arbitrary: their scores are constants.
+    """
     if how.method == "nla":
-        slopes = _nla_slopes(how, s, region_mask, phrase_mask)
+        slopes = _nla_slopes(how, s, phrase_mask)
     else:
         winners = _exact_slope if how.method == "exact" else partial(_sampled_slope, subsets=subsets)
-        slopes = (s > 0) / _phrase_count(phrase_mask)[..., None, :], winners(s, phrase_mask)
-    return tuple(jnp.where(region_mask & phrase_mask, slope, 0) for slope in slopes)
+        slopes = (s > 0) / _phrase_count(phrase_mask), winners(s, phrase_mask)
+    return tuple(jnp.where(phrase_mask, slope, 0) for slope in slopes)
 
 
 def _phrase_count(phrase_mask):
     return jnp.maximum(phrase_mask.sum(-2), 1)
-
-
-def _region_count(region_mask):
-    return region_mask.sum(0)[..., 0, :]
 
 
 def _mean_over_phrases(values, phrase_mask):
@@ -248,65 +245,74 @@ def _zero_without_phrases(values, phrase_mask):
     return jnp.where(phrase_mask.any(-2), values, 0)
 
 
-def _closed_tree_to_region(s, region_mask, phrase_mask):
-    return _mean_over_phrases(jnp.where(region_mask, jax.nn.relu(s), 0).sum(0), phrase_mask)
+def _closed_tree_to_region(s, phrase_mask):
+    return _mean_over_phrases(jax.nn.relu(s).sum(-3), phrase_mask)
 
 
-def _nla(how: How, s, region_mask, phrase_mask):
-    """T1 and T2 from one softplus sum, by `log cosh(x/2) = softplus(x) - x/2 - ln 2`."""
-    linear, softplus = _softplus_sums(s / how.temperature, region_mask)
-    log_cosh = softplus - linear / 2 - jnp.log(2.0) * _region_count(region_mask)[..., None, :]
-    exponent = jnp.where(phrase_mask, linear / 2 + how.zeta * log_cosh, NOTHING)
+def _nla(how: How, s, regions, phrase_mask):
+    """T1 and T2 from one softplus sum, by `log cosh(x/2) = softplus(x) - ln 2 - x/2`."""
+    linear, softplus = _softplus_sums(s, how.temperature)
+    exponent = jnp.where(phrase_mask, _exponent(how, linear, softplus), NOTHING)
     maximum = exponent.max(-2)
     log_sum = maximum + jnp.log(jnp.exp(exponent - maximum[..., None, :]).sum(-2))
-    smooth = how.temperature * _zero_without_phrases(log_sum, phrase_mask)
-    has_region = _region_count(region_mask) > 0
-    return how.temperature * _mean_over_phrases(softplus, phrase_mask), jnp.where(has_region, smooth, 0)
+    at_zero = regions * jnp.log(2.0) * phrase_mask.any(-2)
+    tree_to_region = _mean_over_phrases(softplus, phrase_mask) + at_zero
+    # Without a region there is nothing to smooth: tau ln K would be the score of an empty image.
+    region_to_tree = jnp.where(regions > 0, _zero_without_phrases(log_sum, phrase_mask), 0)
+    return how.temperature * tree_to_region, how.temperature * region_to_tree
 
 
-def _softplus_sums(x, region_mask):
-    """Sums over the valid regions of x and of softplus(x), x being 0 elsewhere: two arrays [*, K, n].
+def _exponent(how: How, linear, softplus):
+    """The sum over regions of `x/2 + zeta log cosh(x/2)`."""
+    return (1 - how.zeta) / 2 * linear + how.zeta * softplus
 
-    `softplus(x) = max(x, 0) + log(1 + exp(-|x|))`, and the sum of the logs is the log of one product, whose factors lie
-    between 1 and 2. The loop over regions is written out because XLA then makes one vectorised pass over `s`; as a
-    reduction over the first axis it is ten times slower on a CPU.
+
+def _softplus_sums(s, temperature: float):
+    """Sums over the regions of `x = s / temperature` and of `softplus(x) - ln 2`: two arrays [*, K, n].
+
+    `softplus(x) - ln 2 = max(x, 0) + log((1 + exp(-|x|)) / 2)`: nothing for x = 0, so masked regions leave no rounding
+    error. The sum of the logs is the log of one product of factors between 1/2 and 1. The loop over regions is written
+    out because XLA then makes vectorised passes over `s`; as a reduction it is ten times slower on a CPU.
     """
-    linear = positive = logs = jnp.zeros(x.shape[1:])
-    product = jnp.ones(x.shape[1:])
-    for region in range(x.shape[0]):
-        linear += x[region]
-        positive += jnp.maximum(x[region], 0)
-        product *= 1 + region_mask[region] * jnp.exp(-jnp.abs(x[region]))
+    linear, positive, logs, product = 0.0, 0.0, 0.0, 1.0
+    for region in range(s.shape[-3]):
+        x = s[..., region, :, :] / temperature
+        linear += x
+        positive += jnp.maximum(x, 0)
+        product *= 0.5 + 0.5 * jnp.exp(-jnp.abs(x))
         if (region + 1) % _SAFE_FACTORS == 0:
-            logs, product = logs + jnp.log(product), jnp.ones_like(product)
+            logs, product = logs + jnp.log(product), 1.0
     return linear, positive + logs + jnp.log(product)
 
 
-def _nla_slopes(how: How, s, region_mask, phrase_mask):
-    x = s / how.temperature
-    linear, softplus = _softplus_sums(x, region_mask)
-    exponent = jnp.where(phrase_mask, (1 - how.zeta) * linear / 2 + how.zeta * softplus, NOTHING)
-    share = jax.nn.softmax(exponent, axis=-2)
-    sigmoid = jax.nn.sigmoid(x)
-    tree_to_region = sigmoid / _phrase_count(phrase_mask)[..., None, :]
-    return tree_to_region, share * ((1 - how.zeta) / 2 + how.zeta * sigmoid)
+def _nla_slopes(how: How, s, phrase_mask):
+    exponent = jnp.where(phrase_mask, _exponent(how, *_softplus_sums(s, how.temperature)), NOTHING)
+    share = jax.nn.softmax(exponent, axis=-2)[..., None, :, :]
+    sigmoid = jax.nn.sigmoid(s / how.temperature)
+    return sigmoid / _phrase_count(phrase_mask), share * ((1 - how.zeta) / 2 + how.zeta * sigmoid)
 
 
 # --- exact: all subsets by the low-high split ----------------------------------------------------------------------
 
 
 def _subset_sums(s, start):
-    """Sums over all subsets of the first axis, plus start: [m, *, K, n] -> [2^m, *, K, n]; bit r of a row is region r."""
-    sums = jnp.broadcast_to(start, (1,) + s.shape[1:])
-    for region in s:
-        sums = jnp.concatenate([sums, sums + region])
+    """Sums over all subsets of the regions, plus start: [*, m, K, n] -> [2^m, *, K, n]; bit r of a row is region r."""
+    sums = jnp.broadcast_to(start, (1,) + _without_regions(s))
+    for region in range(s.shape[-3]):
+        sums = jnp.concatenate([sums, sums + s[..., region, :, :]])
     return sums
+
+
+def _without_regions(s):
+    """The shape [*, K, n]."""
+    return s.shape[:-3] + s.shape[-2:]
 
 
 def _halves(s, phrase_mask):
     """Subset sums of the first and of the second half of the regions; every subset is one of each."""
-    low = s.shape[0] // 2
-    return _subset_sums(s[:low], jnp.where(phrase_mask, 0.0, NOTHING)), _subset_sums(s[low:], 0.0)
+    low = s.shape[-3] // 2
+    start = jnp.where(phrase_mask, 0.0, NOTHING)
+    return _subset_sums(s[..., :low, :, :], start), _subset_sums(s[..., low:, :, :], 0.0)
 
 
 def _exact(s, phrase_mask):
@@ -316,8 +322,8 @@ def _exact(s, phrase_mask):
     def add_row(total, low_sum):
         return total + (low_sum + high).max(-2).sum(0), None
 
-    total, _ = lax.scan(add_row, jnp.zeros(s.shape[1:-2] + s.shape[-1:]), low)
-    return _zero_without_phrases(total / 2.0 ** s.shape[0], phrase_mask)
+    total, _ = lax.scan(add_row, jnp.zeros(s.shape[:-3] + s.shape[-1:]), low)
+    return _zero_without_phrases(total / 2.0 ** s.shape[-3], phrase_mask)
 
 
 def _exact_slope(s, phrase_mask):
@@ -329,8 +335,8 @@ def _exact_slope(s, phrase_mask):
         return high_wins + won, won.sum(0)
 
     high_wins, low_wins = lax.scan(count_winners, jnp.zeros(high.shape), low)
-    wins = [_wins_with_each_region(low_wins), _wins_with_each_region(high_wins)]
-    return jnp.concatenate(wins) / 2.0 ** s.shape[0]
+    wins = jnp.concatenate([_wins_with_each_region(low_wins), _wins_with_each_region(high_wins)])
+    return jnp.moveaxis(wins, 0, -3) / 2.0 ** s.shape[-3]
 
 
 def _winners(sums):
@@ -357,7 +363,8 @@ def _subset_chunks(subsets, regions: int):
 
 
 def _sampled_sums(s, phrase_mask, chunk):
-    sums = jnp.tensordot(chunk, s, axes=1, precision=lax.Precision.HIGHEST)
+    """[*, M, K, n] -> [subsets of the chunk, *, K, n]."""
+    sums = jnp.tensordot(chunk, s, axes=(1, s.ndim - 3), precision=lax.Precision.HIGHEST)
     return jnp.where(phrase_mask, sums, NOTHING)
 
 
@@ -366,8 +373,8 @@ def _sampled(s, phrase_mask, subsets):
         chunk, real = chunk_and_real
         return total + jnp.tensordot(real, _sampled_sums(s, phrase_mask, chunk).max(-2), axes=1), None
 
-    start = jnp.zeros(s.shape[1:-2] + s.shape[-1:])
-    total, _ = lax.scan(add_chunk, start, _subset_chunks(subsets, s.shape[0]))
+    start = jnp.zeros(s.shape[:-3] + s.shape[-1:])
+    total, _ = lax.scan(add_chunk, start, _subset_chunks(subsets, s.shape[-3]))
     return _zero_without_phrases(total / len(subsets), phrase_mask)
 
 
@@ -376,8 +383,10 @@ def _sampled_slope(s, phrase_mask, subsets):
         chunk, _ = chunk_and_real  # a padded subset is empty, so no region gets its wins
         return wins + jnp.tensordot(chunk.T, _winners(_sampled_sums(s, phrase_mask, chunk)), axes=1), None
 
-    wins, _ = lax.scan(count_winners, jnp.zeros(s.shape), _subset_chunks(subsets, s.shape[0]))
-    return wins / len(subsets)
+    regions = s.shape[-3]
+    wins, _ = lax.scan(
+        count_winners, jnp.zeros((regions,) + _without_regions(s)), _subset_chunks(subsets, regions))
+    return jnp.moveaxis(wins, 0, -3) / len(subsets)
 
 
 # --- two sweeps ----------------------------------------------------------------------------------------------------
@@ -410,27 +419,29 @@ def _default_block(how: How, regions: int, phrases: int) -> int:
     return block
 
 
-def _normalise(how: How, scores, region_count):
-    return scores / jnp.maximum(region_count, 1) if how.score_norm == "mean" else scores
+def _tile_scores(how: How, images: _Images, texts: _Texts, subsets):
+    """Scores of all pairs of a block of images and a block of texts: [images, texts]."""
+    # Phrases lead before the product: what comes out needs no transposition, which would cost more.
+    s = _inner_products("imd,kjd->imkj", _masked(images), texts.phrases.swapaxes(0, 1))
+    return _scores(how, s, images.mask.sum(1)[:, None], texts.mask.T, subsets)
+
+
+def _scores(how: How, s, regions, phrase_mask, subsets):
+    """The score of METHOD section 6, R2T + T2R, of a block [*, M, K, n]: [*, n]."""
+    return _normalise(how, sum(_aggregate(how, s, regions, phrase_mask, subsets)), regions)
+
+
+def _normalise(how: How, scores, regions):
+    return scores / jnp.maximum(regions, 1) if how.score_norm == "mean" else scores
+
+
+def _masked(images: _Images):
+    return jnp.where(images.mask[..., None], images.regions, 0)
 
 
 def _inner_products(equation: str, *arrays):
     """Einsum with float32 sums, and with float32 inputs not rounded to a shorter type first."""
     return jnp.einsum(equation, *arrays, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
-
-
-def _tile_scores(how: How, images: _Images, texts: _Texts, subsets):
-    """Scores of all pairs of a block of images and a block of texts: [images, texts]."""
-    # Regions and phrases lead before the product: what comes out needs no transposition, which would cost more.
-    s = _inner_products("mid,kjd->mikj", images.regions.swapaxes(0, 1), texts.phrases.swapaxes(0, 1))
-    region_mask = images.mask.T[:, :, None, None]
-    tree_to_region, region_to_tree = _aggregate(how, s, region_mask, texts.mask.T, subsets)
-    return _normalise(how, tree_to_region + region_to_tree, _region_count(region_mask))
-
-
-def _pair_block(regions, region_mask, phrases, phrase_mask):
-    """Block of scores [M, K, pairs] of images and texts given pair by pair, and its masks."""
-    return _inner_products("pmd,pkd->mkp", regions, phrases), region_mask.T[:, None, :], phrase_mask.T
 
 
 def _merge(best: _Best, other: _Best) -> _Best:
@@ -459,12 +470,11 @@ def _search(how: How, block: int, axes, images, texts, valid, index, subsets):
 
 
 def _own_scores(how: How, block: int, images, texts, subsets):
-    """The score of every row's own pair, in blocks because the copy that the product makes is as large as its input."""
+    """The score of every row's own pair, in blocks because the copies that the products make are as large as the rows."""
     def score(rows):
         images, texts = rows
-        s, region_mask, phrase_mask = _pair_block(*images, *texts)
-        return _normalise(
-            how, sum(_aggregate(how, s, region_mask, phrase_mask, subsets)), _region_count(region_mask))
+        s = _inner_products("pmd,pkd->mkp", _masked(images), texts.phrases)
+        return _scores(how, s, images.mask.sum(1), texts.mask.T, subsets)
 
     return lax.map(score, collectives.split_blocks((images, texts), block)).reshape(-1)
 
@@ -535,11 +545,12 @@ def _add_pair_gradients(how: How, block: int, texts, subsets, images, sums, imag
     def add(sums, pairs):
         d_regions, d_phrases = sums
         image_rows, text_rows, cotangent = pairs
-        regions, region_mask = (array[image_rows] for array in images)
-        phrases, phrase_mask = (array[text_rows] for array in texts)
-        s, *masks = _pair_block(regions, region_mask, phrases, phrase_mask)
-        slope = _normalise(how, cotangent, region_mask.sum(1)) * sum(_slopes(how, s, *masks, subsets))
-        d_regions = d_regions.at[image_rows].add(_inner_products("mkp,pkd->pmd", slope, phrases))
+        image, text = _Images(*(array[image_rows] for array in images)), _Texts(*(array[text_rows] for array in texts))
+        regions = _masked(image)
+        s = _inner_products("pmd,pkd->mkp", regions, text.phrases)
+        slope = _normalise(how, cotangent, image.mask.sum(1)) * sum(_slopes(how, s, text.mask.T, subsets))
+        slope = jnp.where(image.mask.T[:, None, :], slope, 0)
+        d_regions = d_regions.at[image_rows].add(_inner_products("mkp,pkd->pmd", slope, text.phrases))
         return (d_regions, d_phrases.at[text_rows].add(_inner_products("mkp,pmd->pkd", slope, regions))), None
 
     return lax.scan(add, sums, collectives.split_blocks((image_rows, text_rows, cotangents), block))[0]

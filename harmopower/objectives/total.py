@@ -37,17 +37,24 @@ class Active(NamedTuple):
 
 
 def active(objective) -> Active:
-    """Reads from `config.objective` which inputs are needed. Lexemes use a region's own text where it has no span."""
-    lexeme_region = objective.lexeme_region.weight > 0
-    global_region = objective.global_region.weight > 0
-    crops = global_region and objective.global_region.mode == "crop"
+    """Reads from `config.objective` which inputs are needed.
+
+    Lexemes come from the caption's own pass. Only `lexeme_region.own_text` adds a second text pass, for the regions that
+    have a text of their own and no span in the caption.
+    """
+    lexeme_region, global_region = objective.lexeme_region, objective.global_region
+    aligns = global_region.weight > 0
     powerset_on = objective.powerset.weight > 0
     return Active(
-        regions=lexeme_region or global_region or powerset_on,
-        phrases=lexeme_region or powerset_on,
-        region_text=lexeme_region or (global_region and not crops),
-        crops=crops,
+        regions=lexeme_region.weight > 0 or aligns or powerset_on,
+        phrases=lexeme_region.weight > 0 or powerset_on,
+        region_text=_uses_own_text(lexeme_region) or (aligns and global_region.mode == "text"),
+        crops=aligns and global_region.mode == "crop",
     )
+
+
+def _uses_own_text(lexeme_region) -> bool:
+    return lexeme_region.weight > 0 and lexeme_region.get("own_text", False)
 
 
 # --- first stage: features -----------------------------------------------------------------------------------------
@@ -79,8 +86,9 @@ def gather_features(
         fields["phrases"], fields["phrase_mask"] = sum_phrases(
             text_tower.tokens, batch["phrases"], objective.powerset.phrase_norm)
     if objective.lexeme_region.weight > 0:
+        own = (region_text_tower, region_text_content) if _uses_own_text(objective.lexeme_region) else ()
         fields["lexemes"], fields["pair_mask"] = pool_lexemes(
-            text_tower.tokens, batch["phrases"], batch["box_phrase"], region_text_tower, region_text_content)
+            text_tower.tokens, batch["phrases"], batch["box_phrase"], *own)
     if objective.global_region.weight > 0:
         fields["region_text"], fields["text_mask"] = _region_targets(
             objective.global_region.mode, fields["region_mask"], region_text_tower, region_text_content, crops)

@@ -87,19 +87,20 @@ def meet(tile, home, home_sums, guest, guest_sums, block: int, axes: tuple[str, 
     Returns:
       home_sums and guest_sums of this shard, complete over the global batch.
     """
-    def guest_meets_shard(home_sums, guest_block):
-        guest, guest_sums = guest_block
-
-        def home_meets_guest(guest_sums, home_block):
+    def visit(home_sums, guest, guest_sums):
+        # Home blocks outside: what a tile derives from its home block alone is computed once for all guests.
+        def home_meets_all(guest_sums, home_block):
             home, home_sums = home_block
-            home_sums, guest_sums = tile(home, home_sums, guest, guest_sums)
+
+            def guest_meets_home(home_sums, guest_block):
+                guest, guest_sums = guest_block
+                return tile(home, home_sums, guest, guest_sums)
+
+            home_sums, guest_sums = lax.scan(guest_meets_home, home_sums, (guest, guest_sums))
             return guest_sums, home_sums
 
-        guest_sums, home_sums = lax.scan(home_meets_guest, guest_sums, (home, home_sums))
+        guest_sums, home_sums = lax.scan(home_meets_all, guest_sums, (home, home_sums))
         return home_sums, guest_sums
-
-    def visit(home_sums, guest, guest_sums):
-        return lax.scan(guest_meets_shard, home_sums, (guest, guest_sums))
 
     home, home_sums, guest, guest_sums = split_blocks((home, home_sums, guest, guest_sums), block)
     return join_blocks(ring(visit, home_sums, guest, guest_sums, axes))

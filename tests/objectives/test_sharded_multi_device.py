@@ -15,7 +15,7 @@ from harmopower.parallel import mesh as meshes
 if jax.device_count() < 8:
     pytest.skip("run with XLA_FLAGS=--xla_force_host_platform_device_count=8", allow_module_level=True)
 
-MESHES = {"1": (1,), "2": (2,), "4": (4,), "4x2": (4, 2), "2x2x2": (2, 2, 2)}
+MESHES = {"1": (1,), "2": (2,), "4": (4,), "4x2": (4, 2)}
 REGIONS, PHRASES, WIDTH = 4, 5, 16
 
 
@@ -105,6 +105,10 @@ def test_shards_agree_with_one_device(name, mesh, single):
     """13 rows: uneven shards; blocks of 2: several tiles a visit."""
     rows, block = (13, 2) if mesh in ((2,), (4, 2)) else (16, None)
     agree(run(LOSSES[name], rows, block, on_mesh(mesh)), single[name, rows])
+
+
+def test_tensor_axis_holds_copies(single):
+    agree(run(LOSSES["powerset-nla"], 16, None, on_mesh((2, 2, 2))), single["powerset-nla", 16])
 
 
 def test_sharded_arrays_outside_a_mesh_context_are_right(single):

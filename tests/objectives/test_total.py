@@ -55,7 +55,8 @@ def test_only_what_is_needed_is_built(inputs):
     loss, metrics = total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
     assert {name for name in metrics if name.startswith("loss/")} == {"loss/total", "loss/global"}
     assert total.active(objective(powerset=1.0)) == (True, True, False, False)
-    assert total.active(objective(lexeme_region=1.0)) == (True, True, True, False)
+    assert total.active(objective(lexeme_region=1.0)) == (True, True, False, False)
+    assert total.active(objective(lexeme_region=1.0, global_region=1.0)) == (True, True, True, False)
 
 
 def test_phrases_are_sums_of_leaves_and_single_tokens_are_only_lexemes(inputs):
@@ -71,7 +72,10 @@ def test_phrases_are_sums_of_leaves_and_single_tokens_are_only_lexemes(inputs):
 
 
 def test_a_region_without_a_span_uses_the_content_of_its_own_text(inputs):
-    features = features_of(inputs, objective(lexeme_region=1.0))
+    terms = objective(lexeme_region=1.0)
+    terms.lexeme_region.update(dict(own_text=True))
+    assert total.active(terms).region_text
+    features = features_of(inputs, terms)
     own = np.asarray(inputs[3]["region_text_tower"].tokens)[0, 2, :3].mean(0)
     np.testing.assert_allclose(features.lexemes[0, 2], own / np.linalg.norm(own), atol=1e-5)
     assert features.pair_mask.all()

@@ -1,0 +1,38 @@
+"""Blocks, padding and the meeting of rows on one device; the ring is tested by the sharded losses."""
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmopower.parallel import collectives
+
+
+def test_every_row_meets_every_row_once():
+    home, guest = jnp.arange(6.0), 10 * jnp.arange(6.0)
+
+    def tile(home, home_sums, guest, guest_sums):
+        products = guest[:, None] * home[None, :]
+        return home_sums + products.sum(0), guest_sums + products.sum(1)
+
+    for block in (1, 2, 3, 6):
+        home_sums, guest_sums = collectives.meet(tile, home, jnp.zeros(6), guest, jnp.zeros(6), block, ())
+        np.testing.assert_allclose(home_sums, home * guest.sum())
+        np.testing.assert_allclose(guest_sums, guest * home.sum())
+
+
+def test_padding_fills_whole_blocks_with_zeros():
+    padded = collectives.pad_rows({"a": np.ones((5, 2)), "mask": np.ones(5, bool)}, 4)
+    assert padded["a"].shape == (8, 2) and padded["a"].sum() == 10
+    assert padded["mask"].dtype == bool and not padded["mask"][5:].any()
+
+
+def test_blocks_never_exceed_the_rows():
+    assert collectives.fit_block(rows=5, block=None, default=64) == 5
+    assert collectives.fit_block(rows=500, block=None, default=64) == 64
+    assert collectives.fit_block(rows=500, block=7, default=64) == 7
+    with pytest.raises(ValueError, match="block 0"):
+        collectives.fit_block(rows=5, block=0, default=64)
+
+
+def test_outside_a_mesh_there_is_one_shard():
+    assert collectives.batch_axes() == () and collectives.shard_count() == 1
+    assert collectives.over_batch(lambda axes, rows, shared: (axes, rows + shared), 1, 2) == ((), 3)
