@@ -97,7 +97,8 @@ def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer
 
     def evaluate(params, step: int) -> dict[str, float]:
         encoder = suite.Encoder(
-            model, params, tokenizer, config.data.image_size, config.data.context_length, config.evaluation.batch_size
+            model, params, tokenizer, config.data.image_size, config.data.context_length, config.evaluation.batch_size,
+            region_pooling=config.objective.region_pooling, resize_mode=config.data.resize_mode,
         )
         found = suite.run(config.evaluation, encoder, config.data.source, should_stop)
         if found is None:

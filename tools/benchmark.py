@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from typing import Callable, NamedTuple
 
 import jax
@@ -120,42 +121,49 @@ def measure_forms(options: argparse.Namespace) -> dict:
     whatever else the machine does falls on all of them.
     """
     compiled = {name: compile_form(name, options) for name in FORMS}
-    memory = {name: form and form[0].memory_analysis().temp_size_in_bytes for name, form in compiled.items()}
-    running = {name: form for name, form in compiled.items() if form and memory[name] <= options.memory * 2**30}
-    seconds = dict(zip(running, fastest(running.values(), options.repeats)))
+    memory = {name: form and form.memory_analysis().temp_size_in_bytes for name, form in compiled.items()}
+    runs = {name: (form, form_arguments(name, options)) for name, form in compiled.items()
+            if form and memory[name] <= options.memory * 2**30}
+    seconds = dict(zip(runs, fastest(runs.values(), options.repeats)))
     return {name: {"temporary_bytes": memory[name], "seconds": seconds.get(name)} for name in FORMS}
 
 
 def compile_form(name: str, options: argparse.Namespace):
-    """Value and gradient of a form, compiled, and its arrays where they belong; None where the form lacks the method."""
-    loss, arrays = build_form(name, options)
-    if loss is None:
+    """Value and gradient of a form, compiled without any data; None where the form lacks the method."""
+    if options.method == "sampled" and name in ("leaf_first", "dense"):
         return None
-    devices = options.devices if name == "two_sweeps" else 1
-    mesh = meshes.make_mesh(devices=jax.devices()[:devices])
+    shapes = jax.eval_shape(partial(random_features, name, options))
+    mesh = form_mesh(name, options)
+    rows = [jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=meshes.batch_sharding(mesh)) for s in shapes]
     with jax.set_mesh(mesh):
-        placed = [jax.device_put(array, meshes.batch_sharding(mesh)) for array in arrays]
-        return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*placed).compile(), placed
+        return jax.jit(jax.value_and_grad(form_loss(name, options), (0, 2))).lower(*rows).compile()
 
 
-def build_form(name: str, options: argparse.Namespace):
-    """The loss of a form as a function of two features, and its arrays; None where the form lacks the method."""
-    regions, region_mask, leaves, members = random_features(options)
-    phrase_mask = members.any(-1)
-    phrases = jnp.einsum("bkt,btd->bkd", members.astype(leaves.dtype), leaves)
+def form_arguments(name: str, options: argparse.Namespace):
+    """The random features of a form, laid over its devices."""
+    place = meshes.batch_sharding(form_mesh(name, options))
+    return [jax.device_put(array, place) for array in random_features(name, options)]
+
+
+def form_mesh(name: str, options: argparse.Namespace):
+    devices = options.devices if name == "two_sweeps" else 1
+    return meshes.make_mesh(devices=jax.devices()[:devices])
+
+
+def form_loss(name: str, options: argparse.Namespace):
+    """The loss of a form as a function of regions, their mask, texts and their mask."""
     how = dict(margin=0.2, method=options.method)
-    if name in ("leaf_first", "dense"):
-        plain = reference.leaf_first_loss if name == "leaf_first" else reference.dense_loss
-        last = (leaves, members) if name == "leaf_first" else (phrases, phrase_mask)
-        loss = None if options.method == "sampled" else lambda r, t: plain(r, region_mask, t, last[1], **how)
-        return loss, (regions, last[0])
+    if name == "leaf_first":
+        return partial(reference.leaf_first_loss, **how)
+    if name == "dense":
+        return partial(reference.dense_loss, **how)
     how |= dict(rng=jax.random.key(0)) | (dict(block=options.block) if name == "two_sweeps" else {})
     function = powerset.powerset_loss if name == "two_sweeps" else powerset.dense_loss
-    return lambda r, p: function(r, region_mask, p, phrase_mask, **how)[0], (regions, phrases)
+    return lambda *arrays: function(*arrays, **how)[0]
 
 
-def random_features(options: argparse.Namespace):
-    """Unit regions and leaves, all regions valid, and phrases of 2 to 9 neighbouring tokens: regions, mask, leaves, members."""
+def random_features(name: str, options: argparse.Namespace):
+    """Unit regions, all valid, and phrases of 2 to 9 neighbouring unit leaves; leaves and members for `leaf_first`."""
     keys = jax.random.split(jax.random.key(0), 4)
     unit = lambda x: (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(options.dtype)
     regions = unit(jax.random.normal(keys[0], (options.batch, options.regions, options.width)))
@@ -164,7 +172,10 @@ def random_features(options: argparse.Namespace):
     first = jax.random.randint(keys[2], shape, 0, max(options.tokens - 9, 1))
     position = jnp.arange(options.tokens) - first
     members = (position >= 0) & (position < jax.random.randint(keys[3], shape, 2, 10))
-    return regions, jnp.ones(regions.shape[:2], bool), leaves, members
+    texts = (leaves, members)
+    if name != "leaf_first":
+        texts = jnp.einsum("bkt,btd->bkd", members.astype(leaves.dtype), leaves), members.any(-1)
+    return regions, jnp.ones(regions.shape[:2], bool), *texts
 
 
 def fastest(calls, repeats: int) -> list[float]:

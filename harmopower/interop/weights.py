@@ -144,6 +144,15 @@ def write_safetensors(path, tensors: Iterable[tuple[str, tuple[int, ...], Callab
             file.write(array.data)
 
 
+def check_output(output) -> None:
+    """Raises ConversionError where a folder may not be written."""
+    target = epath.Path(output)
+    if target.exists() and not target.is_dir():
+        raise ConversionError(f"--output {output} is a file; name a folder")
+    if target.exists() and any(target.iterdir()) and not (target / MARK).exists():
+        raise ConversionError(f"--output {output} holds something else; name a new folder, or delete it first")
+
+
 @contextlib.contextmanager
 def new_folder(output, facts: dict) -> Iterator[Path]:
     """A folder that appears whole or not at all.
@@ -158,11 +167,8 @@ def new_folder(output, facts: dict) -> Iterator[Path]:
     Raises:
       ConversionError: `output` holds something else.
     """
+    check_output(output)
     target = epath.Path(output)
-    if target.exists() and not target.is_dir():
-        raise ConversionError(f"--output {output} is a file; name a folder")
-    if target.exists() and any(target.iterdir()) and not (target / MARK).exists():
-        raise ConversionError(f"--output {output} holds something else; name a new folder, or delete it first")
     if not is_remote(output):
         target.parent.mkdir(parents=True, exist_ok=True)
     parent = None if is_remote(output) else target.parent

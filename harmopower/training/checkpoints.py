@@ -87,6 +87,11 @@ class Checkpoints:
         self._compare(step, abstract)
         return _unflat(self._checkpointer.load_checkpointables(step, abstract)["params"], like)
 
+    def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters of `step` by flat name, as they are stored."""
+        stored = self._checkpointer.checkpointables_metadata(step).metadata["params"]
+        return {name: tuple(leaf.shape) for name, leaf in stored.items()}
+
     def resolve(self, step: int | None) -> int:
         """The step asked for, or the newest one.
 

@@ -61,6 +61,9 @@ class _Run:
 
     def go(self, pipeline) -> int:
         total, first = self._config.total_steps, int(self._state.step)
+        if first >= total:
+            self._recorder.message(f"already at step {first} of {total}: nothing to train")
+            return 0
         batches = pipeline.iterate(first)
         for step in range(first + 1, total + 1):
             started = time.perf_counter()

@@ -1,0 +1,82 @@
+"""A trained model as a folder that OpenCLIP or Hugging Face loads without our code."""
+from collections.abc import Callable
+
+from flax import traverse_util
+
+from harmopower.data.tokenize import Tokenizer
+from harmopower.interop import card, formats, huggingface, names, open_clip, proof, tokenizer_files, weights
+from harmopower.models import clip
+
+FORMATS = {"open_clip": open_clip, "huggingface": huggingface}
+
+
+def exported_model(config, tokenizer: Tokenizer) -> clip.CLIP:
+    """The model of a run as it is exported: float32, without what only serves training's speed.
+
+    Raises:
+      ConfigError: the config is no model.
+    """
+    config = config.copy_and_resolve_references()
+    config.model.update(dict(dtype="float32", remat="none", attention="xla", dense="full"))
+    return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id)
+
+
+def check_format(name: str, model: clip.CLIP, resize_mode: str) -> None:
+    """Raises ConversionError where a format cannot express a model; asked before the weights are read."""
+    if name not in FORMATS:
+        raise weights.ConversionError(f"--format {name!r} is none of {', '.join(FORMATS)}")
+    if name == "open_clip":
+        open_clip.refuse(formats.of_model(model, resize_mode))
+
+
+def export(name: str, model: clip.CLIP, load: Callable, tokenizer: Tokenizer, config, output, *,
+           evaluation: dict | None = None, say: Callable[[str], None] = print) -> None:
+    """Writes the folder and proves it; it appears whole or not at all.
+
+    One copy of the weights is in memory at a time: the tensors are written one by one, our model answers the proof's
+    questions, and its parameters are let go before PyTorch loads the folder.
+
+    Args:
+      name: `open_clip` or `huggingface`.
+      model: from `exported_model`.
+      load: gives the step and its parameters (nested, unboxed); called once, so that nobody else holds them.
+      config: the run's config, for the card.
+      evaluation: the content of `eval.json`, for the card.
+      say: told what is left out and what the proof found.
+
+    Raises:
+      ConversionError: the format cannot express the model, the proof fails, or `output` holds something else.
+    """
+    check_format(name, model, config.data.resize_mode)
+    layout, facts = FORMATS[name], formats.of_model(model, config.data.resize_mode)
+    weights.check_output(output)
+    step, params = load()
+    with weights.new_folder(output, {"format": name, "step": step}) as folder:
+        left_out = _write_weights(folder / layout.WEIGHTS, layout.RULES, params)
+        seen = proof.probe(model, tokenizer, facts.resize_mode)
+        expected = proof.ours(model, params, seen)
+        del params
+        tokenizer_files.write(folder, tokenizer, model.context_length)
+        pad_id = tokenizer_files.pad_id(tokenizer)
+        if layout is open_clip:
+            kind = name
+            open_clip.write_config(folder, model, facts, pad_id)
+        else:
+            kind = "own" if huggingface.needs_own_code(facts, model.loss) else name
+            huggingface.write_config(folder, model, facts, tokenizer.sot_id, pad_id)
+        (folder / "README.md").write_text(card.text(kind, model, config, facts, step, evaluation, left_out))
+        for parameter in left_out:
+            say(f"{parameter} is not exported: it only serves training")
+        say(proof.check(folder, layout, model, expected, seen))
+    say(f"{output}: step {step} as {name}")
+
+
+def _write_weights(path, rules, params) -> list[str]:
+    """Writes the file and returns the names of ours that it leaves out."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    left_out = sorted(flat.keys() - {rule.ours for rule in rules})
+    unknown = [name for name in left_out if name not in names.TRAINING_ONLY]
+    if unknown:
+        raise weights.ConversionError(f"no format has a place for {', '.join(unknown)}")
+    weights.write_safetensors(path, names.their_tensors(rules, flat))
+    return left_out

@@ -1,0 +1,187 @@
+"""Starting from other weights: `config.init` and `tools.convert_weights`."""
+from collections.abc import Callable
+import math
+
+from etils import epath
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+
+from harmopower import config as configs
+from harmopower.data.tokenize import FILE_NAME, Tokenizer, TokenizerError
+from harmopower.interop import source as sources
+from harmopower.interop.weights import ConversionError, new_folder
+from harmopower.training.checkpoints import Checkpoints
+from harmopower.training.state import TrainState
+
+POSITIONS = ("vision/position", "text/position")
+_COMPARED = ("model.activation", "model.layer_norm_epsilon", "model.pool", "model.text_pool", "model.pixel_mean",
+             "model.pixel_std", "data.resize_mode")
+
+
+def resample_vision_position(position, grid: int):
+    """Resamples image positions `[1 + old * old, width]` to a `grid` x `grid` of patches, the class token's kept.
+
+    Bicubic (Keys, a = -0.5) with antialiasing, as OpenCLIP does.
+    """
+    old, width = math.isqrt(position.shape[0] - 1), position.shape[1]
+    patches = position[1:].reshape(old, old, width)
+    new = jax.image.resize(patches, (grid, grid, width), "cubic", antialias=True)
+    return jnp.concatenate([position[:1], new.reshape(grid * grid, width)])
+
+
+def resample_text_position(position, length: int):
+    """Resamples text positions `[old, width]` to another context length: linear, as OpenCLIP does."""
+    return jax.image.resize(position, (length, position.shape[1]), "linear", antialias=False)
+
+
+def resample(name: str, position, shape: tuple[int, ...]):
+    """Resamples the parameter of that flat name, one of `POSITIONS`, to another number of positions."""
+    if name == "vision/position":
+        return resample_vision_position(position, math.isqrt(shape[0] - 1))
+    return resample_text_position(position, shape[0])
+
+
+def load_init(path: str, params, config, say: Callable[[str], None] = print):
+    """The parameters to start from, in place of freshly initialised ones.
+
+    Args:
+      path: `config.init`: a converted folder or another run's workdir (its newest checkpoint), or published weights.
+      params: fresh parameters of this run; their shapes and shardings are kept.
+      config: this run's config; where the source was made with other settings, that is said.
+      say: told what is resampled, kept fresh, left out or different.
+
+    Returns:
+      parameters of the same shapes and shardings. Positions are resampled to the run's image size and context length.
+
+    Raises:
+      ConversionError: the weights do not fit; names and shapes are listed.
+    """
+    fresh = traverse_util.flatten_dict(params, sep="/")
+    folder = epath.Path(path)
+    if (folder / "checkpoints").exists():
+        shapes, read, made_with = _checkpoint(folder, fresh)
+    else:
+        source = sources.open_source(path)
+        shapes, read, made_with = source.shapes, source.read, source.config
+        for note in source.notes:
+            say(f"config.init {path}: {note}")
+    for line in _differences(made_with, config):
+        say(f"config.init {path} was made with other settings: {line}")
+    _check(path, shapes, fresh, say)
+    return traverse_util.unflatten_dict(
+        {name: _place(name, read(name), leaf) if name in shapes else leaf for name, leaf in fresh.items()}, sep="/")
+
+
+def _checkpoint(folder: epath.Path, fresh: dict):
+    """Shapes, reader and config of the newest checkpoint of a workdir, restored into the shards of the fresh ones."""
+    with Checkpoints(str(folder)) as checkpoints:
+        step = checkpoints.resolve(None)
+        shapes = checkpoints.param_shapes(step)
+        like = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=_sharding(shape, fresh.get(name), fresh))
+                for name, shape in shapes.items()}
+        params = checkpoints.restore_params(step, like)
+    return shapes, params.get, configs.from_json((folder / "config.json").read_text())
+
+
+def _sharding(shape: tuple[int, ...], leaf, fresh: dict):
+    """That of the fresh parameter; what is to be resampled or left out lies whole on every device."""
+    if leaf is not None and leaf.shape == shape:
+        return leaf.sharding
+    sharding = next(iter(fresh.values())).sharding
+    return NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding
+
+
+def _differences(old, new) -> list[str]:
+    old, new = old.copy_and_resolve_references(), new.copy_and_resolve_references()
+    for config in (old, new):
+        if config.model.text_pool == "auto":
+            config.model.text_pool = "eos" if config.model.pool == "cls" else "mean"
+    lines = configs.differences(old, new)
+    return [line for line in lines if line.split(":")[0].removeprefix("config.") in _COMPARED]
+
+
+def _check(path: str, shapes: dict, fresh: dict, say) -> None:
+    wrong = []
+    for name in sorted(fresh.keys() | shapes.keys()):
+        there, here = shapes.get(name), fresh[name].shape if name in fresh else None
+        if there == here:
+            continue
+        if here is None:
+            say(f"config.init {path}: {name} is left out, this run has none")
+        elif there is None and name in sources.TEMPERATURES:
+            say(f"config.init {path}: {name} starts fresh, the source has none")
+        elif there is not None and name in POSITIONS and there[1:] == here[1:]:
+            say(f"config.init {path}: {name} is resampled from {there[0]} to {here[0]} positions")
+        else:
+            wrong.append(f"{name} is {list(there) if there is not None else 'missing'} there, {list(here)} here")
+    if wrong:
+        raise ConversionError(f"config.init {path} does not fit config.model.preset and tokenizer of this run: {sources.listed(wrong)}")
+
+
+def _place(name: str, array, leaf):
+    if array.shape != leaf.shape:
+        array = resample(name, array, leaf.shape)
+    if isinstance(array, jax.Array) and array.sharding == leaf.sharding:
+        return array
+    whole = np.asarray(array)  # every process has all of it
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: whole[index])
+
+
+def convert(path, output, *, image_size: int | None = None, context_length: int | None = None, tokenizer: str = "",
+            say: Callable[[str], None] = print, **overrides) -> None:
+    """Writes published weights as a folder that `config.init`, `harmopower.evaluate` and `tools.export` take.
+
+    Args:
+      path: the source, see `source.open_source`.
+      output: the new folder; appears whole or not at all.
+      image_size, context_length: what the positions are resampled to; None keeps them.
+      tokenizer: `tokenizer.json`, a folder with one, or `hf:NAME`; empty takes the source's.
+      overrides: facts that the user states, see `formats.Facts`.
+
+    Raises:
+      ConversionError: one line that names what is wrong; nothing is written.
+    """
+    source = sources.open_source(path, **overrides)
+    config = source.config
+    config.init, config.data.tokenizer = str(path), ""
+    config.data.image_size = image_size or config.data.image_size
+    config.data.context_length = context_length or config.data.context_length
+    found = _tokenizer(source, tokenizer, say)
+    for note in source.notes:
+        say(note)
+    wanted = sources.config_shapes(config, source.vocabulary)
+    with new_folder(output, {"source": str(path)}) as folder:
+        params = {name: jnp.asarray(_resampled(source, name, shape, say)) for name, shape in wanted.items()}
+        with Checkpoints(str(folder)) as checkpoints:
+            checkpoints.save(0, TrainState(jnp.zeros((), jnp.int32), params, ()), {})
+        (folder / "config.json").write_text(configs.to_json(config))
+        if found:
+            found.save(folder / FILE_NAME)
+    say(f"{output}: config.model.preset {config.model.preset}, {sum(map(math.prod, wanted.values())):,} parameters, "
+        f"{config.data.image_size} px, {config.data.context_length} tokens")
+
+
+def _resampled(source: sources.Source, name: str, shape: tuple[int, ...], say):
+    array = source.read(name)
+    if array.shape == shape:
+        return array
+    say(f"{name} is resampled from {array.shape[0]} to {shape[0]} positions")
+    return resample(name, array, shape)
+
+
+def _tokenizer(source: sources.Source, spec: str, say) -> Tokenizer | None:
+    """The tokenizer to write beside the weights, if there is one; its ids must be those of the weights."""
+    if not spec and not source.tokenizer:
+        say("no tokenizer.json beside the weights: give --tokenizer, or set config.data.tokenizer where you train")
+        return None
+    spec = spec or str(source.tokenizer)
+    try:
+        found = Tokenizer.load(spec, "")
+    except TokenizerError as error:
+        raise ConversionError(str(error)) from error
+    if found.vocab_size != source.vocabulary:
+        raise ConversionError(f"{spec} has {found.vocab_size} ids, the weights have {source.vocabulary}; give the right --tokenizer")
+    return found

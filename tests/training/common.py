@@ -1,0 +1,48 @@
+"""A small run for the tests of training: 24 scenes, the tiny preset at 32 px, all objectives on."""
+import jax
+
+from harmopower import runs
+from harmopower.config import get_config
+from harmopower.data import records, scenes
+from harmopower.data.tokenize import Tokenizer
+from harmopower.parallel import mesh as meshes
+from harmopower.training import loop
+from harmopower.training.signals import StopSignal
+
+
+def prepare(directory) -> str:
+    """A prepared data set of 24 scenes, 16 px, with its tokenizer."""
+    records.write(
+        directory, {"train": (scenes.make_example("train", index, image_size=32) for index in range(24))}, name="scenes"
+    )
+    Tokenizer.train((example["captions"][0] for example in records.read(directory, "train")), 320,
+                    directory / "tokenizer.json")
+    return str(directory)
+
+
+def small_config(source: str, **settings):
+    """All three objectives at batch 8 for six steps."""
+    config = get_config()
+    config.total_steps, config.batch_size, config.log.every_steps = 6, 8, 1
+    config.data.update(dict(source=source, image_size=32, context_length=20, max_phrases=4, max_boxes=3,
+                            region_text_length=8, threads=1))
+    config.model.update(dict(preset="tiny", pool="mean"))
+    config.objective.global_region.weight = 0.1
+    config.optimizer.warmup_steps = 2
+    config.log.tensorboard = False
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+    return config
+
+
+def train(config, workdir, mesh=None, stop=None, evaluate=lambda params, step: {}) -> int:
+    """Runs the loop in this process."""
+    mesh = mesh or meshes.make_mesh(devices=jax.devices()[:1])
+    tokenizer, pipeline = runs.open_data(config)
+    model = runs.build_model(config, tokenizer)
+    runs.write_workdir(str(workdir), config, tokenizer)
+    return loop.train(config, str(workdir), model, pipeline, mesh, stop or StopSignal(), evaluate)
+
+
+def losses(rows) -> list[dict]:
+    """The loss columns of metric rows."""
+    return [{name: value for name, value in row.items() if name.startswith("loss/")} for row in rows]

@@ -1,0 +1,105 @@
+"""The loop: all objectives train, the same seed gives the same losses, a stopped run goes on to the bit."""
+import numpy as np
+import pytest
+
+from harmopower.training import writers
+from harmopower.training.checkpoints import Checkpoints
+from harmopower.training.signals import StopSignal
+from tests.training import common
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return common.prepare(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    """An uninterrupted run and its metrics."""
+    workdir = tmp_path_factory.mktemp("whole")
+    assert common.train(common.small_config(source), workdir) == 0
+    return workdir, writers.read_metrics(str(workdir))
+
+
+class StopAfter(StopSignal):
+    """Asks to stop after so many steps, as a signal would."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self._left = steps
+
+    def agreed(self):
+        self._left -= 1
+        if self._left == 0:
+            self._handle(15, None)
+        return self.requested()
+
+
+def test_every_step_is_logged_with_every_term(whole):
+    _, rows = whole
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    names = {"loss/total", "loss/global", "loss/lexeme_region", "loss/global_region", "loss/powerset", "gradient_norm",
+             "learning_rate", "examples_per_second", "data_wait_share", "bad_records"}
+    assert names <= set(rows[0]) and all(np.isfinite(value) for row in rows for value in row.values())
+
+
+def test_the_total_is_the_weighted_sum(whole):
+    for row in whole[1]:
+        parts = sum(row[f"weight/{name}"] * row[f"loss/{name}"]
+                    for name in ("global", "lexeme_region", "global_region", "powerset"))
+        assert row["loss/total"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_losses(source, whole, tmp_path):
+    common.train(common.small_config(source), tmp_path)
+    assert common.losses(writers.read_metrics(str(tmp_path))) == common.losses(whole[1])
+
+
+def test_a_stopped_run_continues_to_the_bit(source, whole, tmp_path):
+    config = common.small_config(source)
+    assert common.train(config, tmp_path, stop=StopAfter(3)) == 0
+    assert Checkpoints(str(tmp_path)).steps() == [3]
+    common.train(config, tmp_path)
+    assert common.losses(writers.read_metrics(str(tmp_path))) == common.losses(whole[1])
+
+
+def test_a_finished_run_is_left_alone(source, whole, capsys):
+    workdir, rows = whole
+    assert common.train(common.small_config(source), workdir) == 0
+    assert writers.read_metrics(str(workdir)) == rows
+    assert "nothing to train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["lexeme_region", "global_region", "powerset"])
+def test_each_objective_can_be_switched_off(source, tmp_path, name):
+    config = common.small_config(source, total_steps=3)
+    config.objective[name].weight = 0.0
+    common.train(config, tmp_path)
+    assert f"loss/{name}" not in writers.read_metrics(str(tmp_path))[-1]
+
+
+def test_sigmoid_with_crops_and_own_temperature_trains(source, tmp_path):
+    config = common.small_config(source, total_steps=3, objective__global_region__mode="crop",
+                                 objective__lexeme_region__temperature="own")
+    config.objective["global"].kind = "sigmoid"
+    common.train(config, tmp_path)
+    assert len(writers.read_metrics(str(tmp_path))) == 3
+
+
+def test_a_non_finite_loss_names_the_term_and_keeps_the_good_checkpoint(source, tmp_path):
+    config = common.small_config(source, total_steps=5)
+    common.train(config, tmp_path, stop=StopAfter(2))
+    config.objective.powerset.margin = float("inf")
+    with pytest.raises(writers.NonFiniteError, match="step 3: .*loss/powerset = "):
+        common.train(config, tmp_path)
+    assert Checkpoints(str(tmp_path)).steps() == [2]
+
+
+def test_evaluation_metrics_choose_the_best_checkpoint(source, tmp_path):
+    found = {2: 0.1, 4: 0.9, 6: 0.5}
+    config = common.small_config(source, evaluation__every_steps=2, checkpoint__every_steps=2, checkpoint__keep=1,
+                                 checkpoint__best="r1")
+    common.train(config, tmp_path, evaluate=lambda params, step: {"r1": found[step]})
+    assert Checkpoints(str(tmp_path)).steps() == [4, 6]
+    evaluations = {row["step"]: row["evaluation/r1"] for row in writers.read_metrics(str(tmp_path)) if "evaluation/r1" in row}
+    assert evaluations == found

@@ -1,0 +1,82 @@
+"""The train step: exact accumulation, falling loss, clamped temperatures, crops."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmopower import runs
+from harmopower.models import vision
+from harmopower.parallel import mesh as meshes
+from harmopower.training import optimizer as optimizers
+from harmopower.training import state as states
+from harmopower.training import step as steps
+from tests.training import common
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return common.prepare(tmp_path_factory.mktemp("data"))
+
+
+def setting(source, **settings):
+    config = common.small_config(source, **settings)
+    tokenizer, pipeline = runs.open_data(config)
+    return config, runs.build_model(config, tokenizer), jax.tree.map(jnp.asarray, pipeline.batch(0))
+
+
+@pytest.mark.parametrize("slices", [2, 4])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(source, slices):
+    config, model, batch = setting(source)
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    params = states.create(model, optimizers.make_optimizer(config), mesh, 0).params
+    batch["weight"] = batch["weight"].at[3].set(0)
+
+    def gradient(count):
+        config.accumulate = count
+        return jax.jit(lambda params: steps.gradient(model, config, params, batch, 5, jax.random.key(0)))(params)
+
+    (whole, metrics), (sliced, sliced_metrics) = gradient(1), gradient(slices)
+    assert metrics.keys() == sliced_metrics.keys()
+    np.testing.assert_allclose(metrics["loss/total"], sliced_metrics["loss/total"], rtol=1e-6)
+    norm = optimizers.optax.global_norm
+    difference = norm(jax.tree.map(jnp.subtract, whole, sliced))
+    assert difference <= 1e-5 * norm(whole)
+
+
+def test_loss_falls_on_one_batch(source):
+    config, model, batch = setting(source, total_steps=100, optimizer__learning_rate=3e-4)
+    mesh, optimizer = meshes.make_mesh(devices=jax.devices()[:1]), optimizers.make_optimizer(config)
+    with jax.set_mesh(mesh):
+        state = states.create(model, optimizer, mesh, 0)
+        train_step = steps.make_train_step(model, optimizer, config, mesh, states.shardings(model, optimizer, mesh))
+        seen = []
+        for _ in range(25):
+            state, metrics = train_step(state, batch, jax.random.key(0))
+            seen.append({name: float(value) for name, value in metrics.items()})
+    for name in ("loss/total", "loss/global", "loss/lexeme_region", "loss/global_region", "loss/powerset"):
+        assert seen[-1][name] < 0.8 * seen[0][name], name
+
+
+def test_temperatures_are_clamped_to_one_hundred():
+    clamped = steps._clamp_scales({"logit_scale": jnp.float32(7.0), "region_scale": jnp.float32(1.0), "other": 9.0})
+    assert jnp.exp(clamped["logit_scale"]) == pytest.approx(100, rel=1e-5)
+    assert clamped["region_scale"] == 1.0 and clamped["other"] == 9.0
+
+
+def test_content_tokens_lie_between_start_and_end():
+    ids = jnp.array([[8, 3, 4, 9, 0], [8, 9, 0, 0, 0], [0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        steps.content_tokens(ids, 9), [[False, True, True, False, False], [False] * 5, [False] * 5]
+    )
+
+
+def test_crops_show_the_enlarged_box():
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    image[0, 8:16, 16:24] = 255
+    boxes = jnp.array([[[0.25, 0.5, 0.5, 0.75], [0.0, 0.0, 1.0, 1.0]]])
+    exact = vision.crop_boxes(jnp.asarray(image), boxes, 1.0)
+    assert exact.shape == (1, 2, 32, 32, 3)
+    np.testing.assert_allclose(exact[0, 0, 4:-4, 4:-4], 1.0, atol=1e-5)  # the box fills its crop
+    np.testing.assert_allclose(exact[0, 1], image[0] / 255, atol=1e-5)  # the whole image stays as it is
+    wide = vision.crop_boxes(jnp.asarray(image), boxes, 1.5)[0, 0]
+    assert wide.mean() == pytest.approx(1 / 1.5**2, abs=0.01)
