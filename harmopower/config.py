@@ -35,7 +35,10 @@ LOWEST = {
     "data.context_length": 3,  # start, one token, end
     "data.max_phrases": 1,
     "data.max_boxes": 1,
+    "evaluation.candidates": 1,
+    "evaluation.batch_size": 1,
     "data.group_size": 1,
+    "data.max_region_texts": 0,
     "data.workers": 0,
     "data.max_bad_fraction": 0,
     "objective.powerset.temperature": 1e-9,
@@ -78,6 +81,7 @@ def _data() -> ConfigDict:
         max_phrases=20,  # K
         max_boxes=10,  # M
         regions="boxes",
+        max_region_texts=0,  # R, regions of an image whose texts are encoded alone, drawn anew each epoch; 0 = all
         region_text_length=16,  # S, tokens of a region's own text
         tokenizer="",  # empty: tokenizer.json beside the data; a path; or hf:NAME
         resize_mode="squash",  # the whole image stretched, or its centre square as in CLIP and OpenCLIP (shortest)

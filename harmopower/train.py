@@ -11,6 +11,7 @@ from ml_collections import config_flags
 from harmopower import command, runs
 from harmopower import config as configs
 from harmopower.data.pipeline import BadDataError
+from harmopower.interop import init
 from harmopower.parallel import mesh as meshes
 from harmopower.training import loop
 from harmopower.training.signals import StopSignal
@@ -32,10 +33,11 @@ def main(argv: list[str]) -> int:
     tokenizer, pipeline = runs.open_data(config)
     model = runs.build_model(config, tokenizer)
     runs.write_workdir(workdir, config, tokenizer)
+    load_init = (lambda params: init.load_init(config.init, params, config)) if config.init else None
     with StopSignal() as stop:
         evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.requested)
         try:
-            return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate)
+            return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init)
         except BadDataError as error:
             raise command.CommandError(str(error), exit_code=1) from error
         except NonFiniteError as error:

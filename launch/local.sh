@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The quickstart: installs if needed, prepares the embedded scenes, trains all three objectives, evaluates, reports.
+# The quickstart: installs if needed, prepares the embedded scenes, trains all three objectives, evaluates and exports.
 #   ./launch/local.sh [WORKDIR] [--config.key=value ...]      default WORKDIR: runs/quickstart in the checkout
 # Rerunning the same command resumes.
 set -euo pipefail
@@ -21,3 +21,4 @@ cd "$ROOT"
 "$PYTHON" -m tools.prepare scenes --output runs/data/scenes
 "$PYTHON" -m harmopower.train --config configs/scenes.py --workdir "$WORKDIR" "$@"
 "$PYTHON" -m harmopower.evaluate --workdir "$WORKDIR"
+"$PYTHON" -m tools.export --workdir "$WORKDIR" --format huggingface --output "$WORKDIR/export"

@@ -13,7 +13,8 @@ example comes from (seed, position). So hosts, workers and restarts cannot chang
     box_valid   bool    [b, M]
     box_phrase  int32   [b, M]        index into phrases, -1 for none
     box_group   int32   [b, M]        equal for equal texts (CRC-32, lower case), 0 for regions without text
-    box_tokens  int32   [b, M, S]     the text alone, own or else of the span; only with `region_text`; 0 for none
+    box_tokens  int32   [b, R, S]     the texts alone, own or else of the span, of the first R regions (all of them unless
+                                      `max_region_texts` says less); only with `region_text`; 0 for none
     weight      float32 [b]           0 for a record that cannot be used; the rest of its row is zero, box_phrase -1
 """
 from collections.abc import Iterator
@@ -54,8 +55,15 @@ class Options:
     regions: str = "boxes"
     region_text_length: int = 16
     min_crop_area: float = 1.0
+    resize_mode: str = "squash"
     region_text: bool = False
+    max_region_texts: int = 0
     grid: tuple[int, int] | None = None
+
+    @property
+    def text_rows(self) -> int:
+        """R, how many regions of an image have their texts encoded alone."""
+        return min(self.max_region_texts or self.max_boxes, self.max_boxes)
 
     def __post_init__(self):
         if self.regions not in ("boxes", "random", "mixed"):
@@ -249,7 +257,7 @@ def _empty_batch(rows: int, options: Options) -> Batch:
         "weight": np.zeros(rows, np.float32),
     }
     if options.region_text:
-        batch["box_tokens"] = np.zeros((rows, boxes, options.region_text_length), np.int32)
+        batch["box_tokens"] = np.zeros((rows, options.text_rows, options.region_text_length), np.int32)
     return batch
 
 
@@ -263,7 +271,11 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
     if problems:
         raise records.RecordError("; ".join(problems))
     caption = int(rng.integers(len(example["captions"])))
-    window = transforms.random_window(rng, options.min_crop_area)
+    image = _decode(example)
+    if options.min_crop_area < 1:
+        window = transforms.random_window(rng, options.min_crop_area)
+    else:
+        window = transforms.fixed_window(image.size, options.image_size, options.resize_mode)
     text = example["captions"][caption]
     tokens, offsets = tokenizer.encode(text, options.context_length)
     boxes, regions = _draw_regions(example, caption, window, rng, options)
@@ -271,7 +283,7 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
     phrases, box_phrase = _link(offsets, spans, regions, options)
     texts = [_region_text(region, text) for region in regions]
     row = {
-        "image": _pixels(example, window, options.image_size),
+        "image": transforms.crop_and_resize(image, window, options.image_size),
         "tokens": tokens,
         "phrases": phrases,
         "boxes": _pad(boxes, options.max_boxes),
@@ -285,9 +297,9 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
     return row
 
 
-def _pixels(example: dict, window: transforms.Window, image_size: int) -> np.ndarray:
+def _decode(example: dict):
     try:
-        return transforms.crop_and_resize(transforms.decode(example["image"]), window, image_size)
+        return transforms.decode(example["image"])
     except records.RecordError as error:
         raise records.RecordError(f"record {example['id']}: {error}") from error
 
@@ -300,8 +312,8 @@ def _draw_regions(example: dict, caption: int, window, rng, options: Options) ->
         regions = [region for region in example["regions"] if region["caption"] in (-1, caption)]
         boxes, kept = transforms.move_boxes([region["box"] for region in regions], window, options.image_size)
         chosen = np.flatnonzero(kept)
-        if len(chosen) > options.max_boxes:
-            chosen = np.sort(rng.choice(chosen, options.max_boxes, replace=False))
+        if len(chosen) > options.max_boxes or options.text_rows < options.max_boxes:
+            chosen = rng.permutation(chosen)[: options.max_boxes]  # the first `text_rows` have their texts encoded
         boxes, regions = boxes[chosen], [regions[index] for index in chosen]
     if options.regions != "boxes":
         missing = options.max_boxes - len(boxes)
@@ -352,7 +364,7 @@ def _group(text: str) -> int:
 
 
 def _region_tokens(texts: list[str], tokenizer: tokenize.Tokenizer, options: Options) -> np.ndarray:
-    tokens = np.zeros((options.max_boxes, options.region_text_length), np.int32)
+    tokens = np.zeros((options.text_rows, options.region_text_length), np.int32)
     for row, text in zip(tokens, texts, strict=False):
         if text:
             row[:] = tokenizer.encode(text, options.region_text_length)[0]

@@ -42,7 +42,7 @@ def draw(scene: Scene, size: int, rng: np.random.Generator) -> tuple[np.ndarray,
         cover = np.zeros((size, size), np.float32)
         cover[window] = alpha
         visible.append(cover)
-    lit = canvas * _light(size, rng) + rng.normal(0, 3.5, canvas.shape)
+    lit = canvas * _light(size, rng) + rng.normal(0, 2.5, canvas.shape)
     return np.clip(lit, 0, 255).astype(np.uint8), visible
 
 
@@ -73,7 +73,7 @@ def _sprite(thing: Thing, size: int, rng):
     ImageDraw.Draw(mask).polygon(flat, fill=255)
     body, shade = _paints(thing, rng)
     picture = _filled(thing, body, shade, (int(height), int(width)), radius, rng)
-    ImageDraw.Draw(picture).polygon(flat, outline=tuple(int(c) for c in 0.6 * body), width=2)
+    ImageDraw.Draw(picture).polygon(flat, outline=tuple(int(c) for c in 0.25 * body), width=2 * OVERSAMPLING)
     alpha = np.asarray(mask.reduce(OVERSAMPLING), np.float32) / 255
     return alpha, np.asarray(picture.reduce(OVERSAMPLING), np.float32), low
 
@@ -86,10 +86,10 @@ def _turned(points, degrees):
 def _paints(thing, rng):
     """The thing's colour with jitter, and the second colour of its filling: the same hue, darker or paler."""
     body = np.clip(np.array(PAINT[thing.colour]) + rng.uniform(-14, 14, 3), 0, 255)
-    other = {"white": 120.0, "black": 150.0}.get(thing.colour)
+    other = {"white": 165.0, "black": 110.0}.get(thing.colour)
     if other is not None:
         return body, np.full(3, other)
-    return body, body * 0.4 if rng.random() < 0.5 else body + 0.7 * (255 - body)
+    return body, body * 0.7 if rng.random() < 0.5 else body + 0.4 * (255 - body)
 
 
 def _filled(thing, body, shade, shape, radius, rng):
@@ -166,7 +166,7 @@ def _ground(size, rng):
     """A dull textured ground, float32 [size, size, 3], between the luminance of black and of white things."""
     tone = rng.uniform(80, 175) + rng.uniform(-22, 22, 3)
     kind = str(rng.choice(GROUNDS))
-    texture = _noise(size, int(rng.integers(3, 9)), rng) * rng.uniform(12, 30)
+    texture = _noise(size, int(rng.integers(3, 9)), rng) * rng.uniform(5, 12)
     y, x = _grid(size)
     if kind == "slope":
         angle = rng.uniform(0, 2 * np.pi)
@@ -175,7 +175,7 @@ def _ground(size, rng):
         fx, fy = rng.uniform(20, 60, 2)
         texture = texture * 0.5 + 9 * (np.sin(fx * x) + np.sin(fy * y))
     elif kind == "grain":
-        texture = texture * 0.5 + rng.normal(0, 11, (size, size))
+        texture = texture * 0.5 + rng.normal(0, 4, (size, size))
     return (tone + texture[..., None]).astype(np.float32)
 
 

@@ -21,9 +21,9 @@ ALL_PAIRS = tuple(itertools.product(COLOURS, SHAPES))
 UNSEEN_PAIRS = tuple((colour, SHAPES[(3 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS))
 SEEN_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in UNSEEN_PAIRS)
 
-RADIUS = {"small": (0.110, 0.133), "large": (0.190, 0.219)}  # 14-17 and 24-28 px across at 64 px
-INNER_RADIUS = (0.095, 0.110)
-OUTER_RADIUS = (0.300, 0.340)
+RADIUS = {"small": (0.145, 0.165), "large": (0.230, 0.260)}  # 19-21 and 29-33 px across at 64 px
+INNER_RADIUS = (0.115, 0.130)
+OUTER_RADIUS = (0.330, 0.370)
 CLEAR_GAP = 0.22  # from here on "left of" is said of two centres
 POSSIBLE_GAP = 0.08  # below this nobody would call it "left of"
 NEAREST = 0.72  # centres may come this near, in sums of radii: some occlusion, nothing mostly hidden
@@ -204,7 +204,7 @@ def _fits(scene):
 
 def _placed(thing, rng, x, y, radius=None):
     radius = rng.uniform(*(radius or RADIUS[thing.size]))
-    return dataclasses.replace(thing, x=float(x), y=float(y), radius=float(radius), angle=float(rng.uniform(-12, 12)))
+    return dataclasses.replace(thing, x=float(x), y=float(y), radius=float(radius), angle=float(rng.uniform(-5, 5)))
 
 
 def _place_pair(scene, rng):

@@ -13,13 +13,15 @@ tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")''',
 model = CLIPModel.from_pretrained("FOLDER")
 processor = CLIPProcessor.from_pretrained("FOLDER")''',
     "own": '''from transformers import AutoModel, CLIPProcessor
-model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)  # mean pooling: modeling_harmopower.py
-processor = CLIPProcessor.from_pretrained("FOLDER")''',
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)  # its code is modeling_harmopower.py
+processor = CLIPProcessor.from_pretrained("FOLDER", trust_remote_code=True)''',
 }
 _LIBRARY = {"open_clip": "open_clip", "huggingface": "transformers", "own": "transformers"}
 
 
-def text(kind: str, model: CLIP, config, facts: Facts, step: int, evaluation: dict | None, left_out: list[str]) -> str:
+def text(
+    kind: str, model: CLIP, config, facts: Facts, step: int, evaluation: dict | None, left_out: list[str]
+) -> str:
     """The card as Markdown.
 
     Args:
@@ -28,7 +30,8 @@ def text(kind: str, model: CLIP, config, facts: Facts, step: int, evaluation: di
       left_out: our parameters that the format has no place for.
     """
     vision, text_size = model.preset.vision, model.preset.text
-    front = f"---\nlibrary_name: {_LIBRARY[kind]}\npipeline_tag: zero-shot-image-classification\ntags: [clip, harmopower]\n---\n"
+    front = (f"---\nlibrary_name: {_LIBRARY[kind]}\npipeline_tag: zero-shot-image-classification\n"
+             "tags: [clip, harmopower]\n---\n")
     model_rows = [
         ("image tower", f"ViT, patch {model.preset.patch_size}, {model.image_size} px, width {vision.width}, "
                         f"{vision.layers} layers, {vision.heads} heads, pool {facts.pool}"),
@@ -36,7 +39,8 @@ def text(kind: str, model: CLIP, config, facts: Facts, step: int, evaluation: di
                        f"{model.context_length} tokens, {model.vocabulary} ids, pool {facts.text_pool}"),
         ("shared space", f"{model.preset.shared} channels"),
         ("activation", facts.activation), ("LayerNorm epsilon", facts.layer_norm_epsilon),
-        ("preprocessing", f"RGB, bicubic, {facts.resize_mode}, mean {list(facts.pixel_mean)}, std {list(facts.pixel_std)}"),
+        ("preprocessing", f"RGB, bicubic, {facts.resize_mode}, mean {list(facts.pixel_mean)}, "
+                          f"std {list(facts.pixel_std)}"),
         ("not exported", ", ".join(left_out) or "nothing"),
     ]
     return "\n".join([
@@ -44,7 +48,8 @@ def text(kind: str, model: CLIP, config, facts: Facts, step: int, evaluation: di
         "Trained with harmopower (JAX) and exported to PyTorch.\n",
         f"```python\n{_LOAD[kind]}\n```\n",
         "## Model\n", _table(model_rows),
-        "## Data\n", _table([(f"data.{key}", config.data[key]) for key in ("source", "split", "regions", "min_crop_area")]),
+        "## Data\n",
+        _table([(f"data.{key}", config.data[key]) for key in ("source", "split", "regions", "min_crop_area")]),
         "## Objectives\n", _table([(name, f"weight {config.objective[name].weight}") for name in configs.OBJECTIVES]),
         "## Evaluation\n", _evaluation(step, evaluation),
         "## Training configuration\n", f"```json\n{configs.to_json(config)}```\n",

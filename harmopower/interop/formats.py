@@ -12,7 +12,7 @@ HEAD_DIM = 64  # of every OpenAI and OpenCLIP ViT whose config does not say othe
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Everything that the weights do not tell. The names are those of the config, from `config.model` and `config.data`.
+    """Everything that the weights do not tell, under the names of `config.model` and `config.data`.
 
     Attributes:
       vision_heads, text_heads: None for a head of 64 channels.
@@ -58,15 +58,18 @@ def sizes(shapes: dict, rules, facts: Facts, source) -> Sizes:
         return tuple(shapes[name])
 
     (width, _, patch_size, _), (text_width, shared) = shape("vision/patch_kernel"), _inputs_outputs(names, shape)
-    positions, (context_length, _), (vocabulary, _) = shape("vision/position")[0], shape("text/position"), shape("text/tokens")
+    positions, (context_length, _) = shape("vision/position")[0], shape("text/position")
+    vocabulary = shape("text/tokens")[0]
     side = round((positions - 1) ** 0.5)
     if side**2 != positions - 1:
-        raise ConversionError(f"{source}: {positions - 1} image positions are no square grid; only square images are known")
+        raise ConversionError(f"{source}: {positions - 1} image positions are no square grid; images must be square")
     for tower, channels in (("vision", width), ("text", text_width)):
         hidden = shape(f"{tower}/transformer/blocks/mlp_in/kernel")[0]
         if hidden != 4 * channels:
-            raise ConversionError(f"{source}: the {tower} MLP has {hidden} channels, not 4 x {channels}; such sizes are unknown here")
-    depth = {tower: _depth(names[f"{tower}/transformer/blocks/norm_1/scale"][0], shapes) for tower in ("vision", "text")}
+            raise ConversionError(
+                f"{source}: the {tower} MLP has {hidden} channels, not 4 x {channels}; such sizes are unknown here")
+    depth = {tower: _depth(names[f"{tower}/transformer/blocks/norm_1/scale"][0], shapes)
+             for tower in ("vision", "text")}
     return Sizes(
         Preset(patch_size, shared, _tower("vision", width, depth, facts.vision_heads, source),
                _tower("text", text_width, depth, facts.text_heads, source)),
@@ -94,7 +97,8 @@ def _tower(name: str, width: int, depth: dict, heads: int | None, source) -> Tow
             f"give --{name}-heads")
     heads = heads or width // HEAD_DIM
     if width % heads:
-        raise ConversionError(f"{heads} {name} heads do not divide the width {width} of {source}; correct --{name}-heads")
+        raise ConversionError(
+            f"{heads} {name} heads do not divide the width {width} of {source}; correct --{name}-heads")
     return Tower(width, depth[name], heads)
 
 
@@ -115,5 +119,6 @@ def known(table: dict, value, key: str, source) -> str:
       ConversionError: we have none; the text lists the values that are known.
     """
     if value not in table:
-        raise ConversionError(f"{source}: {key} {value!r} is none of {', '.join(map(repr, table))}, which is all that is known here")
+        raise ConversionError(
+            f"{source}: {key} {value!r} is none of {', '.join(map(repr, table))}, which is all that is known here")
     return table[value]

@@ -45,7 +45,8 @@ def write_config(folder: Path, model: CLIP, facts: Facts, bos_id: int, pad_id: i
             "model_type": "clip_vision_model", "image_size": model.image_size, "patch_size": model.preset.patch_size},
         "text_config": shared | _tower(model.preset.text) | {
             "model_type": "clip_text_model", "max_position_embeddings": model.context_length,
-            "vocab_size": model.vocabulary, "bos_token_id": bos_id, "eos_token_id": facts.eot_id, "pad_token_id": pad_id},
+            "vocab_size": model.vocabulary, "bos_token_id": bos_id, "eos_token_id": facts.eot_id,
+            "pad_token_id": pad_id},
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (folder / PREPROCESSOR).write_text(json.dumps(_preprocessor(model.image_size, facts), indent=2) + "\n")
@@ -55,7 +56,8 @@ def _own_type(folder: Path, model: CLIP, facts: Facts) -> dict:
     shutil.copyfile(OWN_CODE, folder / OWN_CODE.name)
     return {
         "model_type": OWN_TYPE, "architectures": ["HarmopowerModel"],
-        "auto_map": {"AutoConfig": f"{OWN_CODE.stem}.HarmopowerConfig", "AutoModel": f"{OWN_CODE.stem}.HarmopowerModel"},
+        "auto_map": {
+            "AutoConfig": f"{OWN_CODE.stem}.HarmopowerConfig", "AutoModel": f"{OWN_CODE.stem}.HarmopowerModel"},
         "image_pool": facts.pool, "text_pool": facts.text_pool, "sigmoid": model.loss == "sigmoid",
     }
 
@@ -105,7 +107,8 @@ def read_facts(folder: epath.Path, weights: Weights) -> Facts:
         found = json.loads(preprocessor.read_text()) if preprocessor.exists() else None
         return _facts(config, found, path)
     except FileNotFoundError as error:
-        raise ConversionError(f"there is no {path}; Hugging Face's weights do not say their heads and activation") from error
+        raise ConversionError(
+            f"there is no {path}; Hugging Face's weights do not say their heads and activation") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConversionError(f"{path} or {PREPROCESSOR} is not CLIP's: {error!r}") from error
 
@@ -138,11 +141,13 @@ def _with_preprocessor(facts: Facts, found: dict, path) -> Facts:
     shortest = isinstance(size, int) or "shortest_edge" in size
     return dataclasses.replace(
         facts, resize_mode="shortest" if shortest else "squash",
-        pixel_mean=tuple(found.get("image_mean", facts.pixel_mean)), pixel_std=tuple(found.get("image_std", facts.pixel_std)))
+        pixel_mean=tuple(found.get("image_mean", facts.pixel_mean)),
+        pixel_std=tuple(found.get("image_std", facts.pixel_std)))
 
 
 def _same(vision: dict, text: dict, key: str, default, path):
     found = vision.get(key, default), text.get(key, default)
     if found[0] != found[1]:
-        raise ConversionError(f"{path}: {key} differs between the towers (vision {found[0]!r}, text {found[1]!r}); here they share it")
+        raise ConversionError(
+            f"{path}: {key} differs between the towers (vision {found[0]!r}, text {found[1]!r}); here they share it")
     return found[0]

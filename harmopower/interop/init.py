@@ -118,7 +118,8 @@ def _check(path: str, shapes: dict, fresh: dict, say) -> None:
         else:
             wrong.append(f"{name} is {list(there) if there is not None else 'missing'} there, {list(here)} here")
     if wrong:
-        raise ConversionError(f"config.init {path} does not fit config.model.preset and tokenizer of this run: {sources.listed(wrong)}")
+        raise ConversionError(
+            f"config.init {path} does not fit config.model.preset and tokenizer of this run: {sources.listed(wrong)}")
 
 
 def _place(name: str, array, leaf):
@@ -183,5 +184,6 @@ def _tokenizer(source: sources.Source, spec: str, say) -> Tokenizer | None:
     except TokenizerError as error:
         raise ConversionError(str(error)) from error
     if found.vocab_size != source.vocabulary:
-        raise ConversionError(f"{spec} has {found.vocab_size} ids, the weights have {source.vocabulary}; give the right --tokenizer")
+        raise ConversionError(
+            f"{spec} has {found.vocab_size} ids, the weights have {source.vocabulary}; give the right --tokenizer")
     return found

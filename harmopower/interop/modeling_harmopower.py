@@ -3,6 +3,7 @@
 This file travels with the models that harmopower exports:
 
     model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True)
+    processor = CLIPProcessor.from_pretrained(FOLDER, trust_remote_code=True)
 
 It needs transformers and PyTorch and nothing else. The parameters are those of `CLIPModel`, plus `logit_bias` where
 `config.sigmoid` is set.
@@ -37,8 +38,8 @@ class HarmopowerModel(CLIPModel):
         """Embeds images `[B, 3, H, W]`.
 
         Returns:
-          `pooler_output` `[B, D]`, not normalised, and `last_hidden_state` `[B, N, D]`: the patch tokens, row by row, in
-          the space of the embeddings.
+          `pooler_output` `[B, D]`, not normalised, and `last_hidden_state` `[B, N, D]`: the patch tokens, row by row,
+          in the space of the embeddings.
         """
         tokens = self.vision_model(pixel_values=pixel_values, **settings).last_hidden_state
         tokens = self.visual_projection(self.vision_model.post_layernorm(tokens))

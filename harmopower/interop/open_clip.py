@@ -1,4 +1,4 @@
-"""OpenCLIP's folders: `open_clip_config.json` beside `open_clip_model.safetensors`. OpenAI's state dicts have its names."""
+"""OpenCLIP folders: `open_clip_config.json` and `open_clip_model.safetensors`; OpenAI state dicts have these names."""
 import dataclasses
 import json
 from pathlib import Path
@@ -50,8 +50,8 @@ def write_config(folder: Path, model: CLIP, facts: Facts, pad_id: int) -> None:
             },
             "text_cfg": shared | {
                 "context_length": model.context_length, "vocab_size": model.vocabulary, "width": text.width,
-                "layers": text.layers, "heads": text.heads, "pool_type": "eos", "eos_id": facts.eot_id, "pad_id": pad_id,
-                "proj_bias": False,
+                "layers": text.layers, "heads": text.heads, "pool_type": "eos", "eos_id": facts.eot_id,
+                "pad_id": pad_id, "proj_bias": False,
                 # Any name makes OpenCLIP read the tokenizer beside this file; on the Hub it must be the repository's.
                 "hf_tokenizer_name": "local",
             },
@@ -91,8 +91,9 @@ def read_facts(folder: epath.Path, weights: Weights) -> Facts:
         activation = "quick_gelu" if openai else "gelu"
         whose = "OpenAI's" if openai else "OpenCLIP's, unless its name ends in -quickgelu"
         return Facts(activation=activation, notes=(
-            f"no {CONFIG} beside the weights: activation {activation} ({whose}), pool cls and eos, heads of 64 channels, "
-            f"OpenAI's pixel_mean and pixel_std, resize_mode shortest; set what is otherwise by the flags of this command",))
+            f"no {CONFIG} beside the weights: activation {activation} ({whose}), pool cls and eos, heads of 64 "
+            "channels, OpenAI's pixel_mean and pixel_std, resize_mode shortest; the flags of tools.convert_weights say "
+            "what is otherwise",))
     try:
         found = json.loads(path.read_text())
         return _facts(found["model_cfg"], found.get("preprocess_cfg", {}), path)
@@ -111,8 +112,9 @@ def _facts(model: dict, preprocess: dict, path) -> Facts:
     return dataclasses.replace(
         plain,
         activation=_activation(model, vision, text, path),
-        layer_norm_epsilon=_same({key: (cfg.get("norm_kwargs") or {}).get("eps", 1e-5)
-                                  for key, cfg in (("vision_cfg", vision), ("text_cfg", text))}, "norm_kwargs.eps", path),
+        layer_norm_epsilon=_same(
+            {key: (cfg.get("norm_kwargs") or {}).get("eps", 1e-5)
+             for key, cfg in (("vision_cfg", vision), ("text_cfg", text))}, "norm_kwargs.eps", path),
         pool=known(_POOLS, vision.get("pool_type", "tok"), "vision_cfg.pool_type", path),
         text_pool=known(_TEXT_POOLS, text.get("pool_type", "argmax"), "text_cfg.pool_type", path),
         pixel_mean=_triple(preprocess.get("mean", plain.pixel_mean)),
@@ -134,7 +136,8 @@ def _refuse_settings(section: str, settings: dict, path) -> None:
 def _activation(model: dict, vision: dict, text: dict, path) -> str:
     found = {key: (cfg.get("act_kwargs") or {}).get("approximate", "none")
              for key, cfg in (("vision_cfg", vision), ("text_cfg", text))}
-    kind = known({"none": "gelu", "tanh": "gelu_tanh"}, _same(found, "act_kwargs.approximate", path), "act_kwargs.approximate", path)
+    key = "act_kwargs.approximate"
+    kind = known({"none": "gelu", "tanh": "gelu_tanh"}, _same(found, key, path), key, path)
     return "quick_gelu" if model.get("quick_gelu") else kind
 
 

@@ -116,9 +116,11 @@ def _hugging_face(folder: Path, model: CLIP, seen: Probe) -> tuple[Answers, str]
         from harmopower.interop.modeling_harmopower import HarmopowerModel as loader  # the same file as in the folder
     with _quiet(transformers), torch.no_grad():
         theirs = loader.from_pretrained(folder).eval()
-        processor = transformers.CLIPProcessor.from_pretrained(folder)
-        ids = processor.tokenizer(list(seen.captions), padding="max_length", truncation=True, return_tensors="pt")
-        pixels = processor.image_processor(seen.pictures, return_tensors="pt")["pixel_values"]
+        # The two parts of CLIPProcessor, which would ask whether to trust the folder's code.
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+        ids = tokenizer(list(seen.captions), padding="max_length", truncation=True, return_tensors="pt")
+        pixels = processor(seen.pictures, return_tensors="pt")["pixel_values"]
         found = theirs(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"],
                        pixel_values=torch.from_numpy(normalised(model, seen)))
     _check_inputs(model, seen, ids["input_ids"].numpy(), pixels.numpy(), theirs.config.text_config.pad_token_id)
@@ -178,7 +180,8 @@ def _check_inputs(model: CLIP, seen: Probe, ids: np.ndarray, pixels: np.ndarray,
     expected = np.where(place <= end, seen.ids, pad_id)
     for caption, row, right in zip(seen.captions, ids, expected, strict=True):
         if not np.array_equal(row, right):
-            raise ConversionError(f"the exported tokenizer gives other ids for {caption[:40]!r}: {row[:12]} for {right[:12]}")
+            raise ConversionError(
+                f"the exported tokenizer gives other ids for {caption[:40]!r}: {row[:12]} for {right[:12]}")
     grey = 255 * np.array(model.pixel_std)[:, None, None]
     apart = _distance(pixels * grey, normalised(model, seen) * grey)
     if not apart <= 1.01:

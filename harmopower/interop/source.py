@@ -66,7 +66,8 @@ def open_source(path, **overrides) -> Source:
     facts = dataclasses.replace(facts, **{key: value for key, value in overrides.items() if value is not None})
     sizes = formats.sizes(found.shapes, layout.RULES, facts, file)
     if facts.eot_id not in (None, sizes.vocabulary - 1):
-        raise ConversionError(f"{file}: the end token has the id {facts.eot_id}, but the highest of its {sizes.vocabulary} ids is expected")
+        raise ConversionError(
+            f"{file}: the end token has the id {facts.eot_id}, not the highest of its {sizes.vocabulary} ids")
     config = _config(facts, sizes, "logit_bias" in found.shapes)
     shapes = config_shapes(config, sizes.vocabulary)
     unused = _check_names(layout, found, shapes, file)
@@ -91,8 +92,8 @@ def _weights_file(path: epath.Path) -> epath.Path:
     for name in (*open_clip.FILES, *huggingface.FILES):
         if (path / name).exists():
             return path / name
-    raise ConversionError(f"--source {path} holds none of {', '.join(dict.fromkeys(open_clip.FILES + huggingface.FILES))}; "
-                          "name the file itself if it has another name")
+    known = ", ".join(dict.fromkeys(open_clip.FILES + huggingface.FILES))
+    raise ConversionError(f"--source {path} holds none of {known}; name the file itself if it has another name")
 
 
 def _layout(found: weights.Weights, file) -> tuple[ModuleType, weights.Weights]:

@@ -12,7 +12,7 @@ def special_names(tokenizer: Tokenizer) -> dict[str, str]:
     """The texts of the start, end and padding tokens.
 
     Padding has the id 0 where 0 is a special token. In a vocabulary where 0 is a word (OpenAI's) the end token pads, as
-    Hugging Face's CLIP tokenizers do: both towers' results are the same, because nothing looks behind the first end token.
+    in Hugging Face's CLIP tokenizers: the result is the same, because nothing looks behind the first end token.
     """
     backend = _backend(tokenizer)
     special = backend.get_added_tokens_decoder()

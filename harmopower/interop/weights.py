@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import tempfile
+import warnings
 
 from etils import epath
 import numpy as np
@@ -103,14 +104,17 @@ def _read_pickled(path: epath.Path) -> Weights:
     try:
         import torch  # an optional dependency
     except ImportError as error:
-        raise ConversionError(f"{path} needs PyTorch to be read; install the extra `torch`, or give safetensors") from error
-    with _local(path) as file:
+        raise ConversionError(
+            f"{path} needs PyTorch to be read; install the extra `torch`, or give safetensors") from error
+    with _local(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on old files; what is wrong comes as an error
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
             raise ConversionError(f"{path} cannot be loaded: {_reason(error)}") from error
     found = found.get("state_dict", found) if isinstance(found, dict) else found
-    tensors = {name: tensor for name, tensor in found.items() if torch.is_tensor(tensor)} if isinstance(found, dict) else {}
+    items = found.items() if isinstance(found, dict) else ()
+    tensors = {name: tensor for name, tensor in items if torch.is_tensor(tensor)}
     if not tensors:
         raise ConversionError(f"{path} holds no state dict but {type(found).__name__}")
     return Weights({name: tuple(tensor.shape) for name, tensor in tensors.items()},

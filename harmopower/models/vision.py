@@ -1,10 +1,24 @@
 """The image tower: a vision transformer with CLIP's exact shapes."""
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from harmopower.models import layers
 from harmopower.models.presets import Tower
+
+
+@functools.partial(nn.with_logical_partitioning, names=("position", "embed"))
+def _init_position(_key, grid: tuple[int, int], width: int):
+    """Learnable positions start from 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580), not from noise as in CLIP.
+
+    Small noise leaves neighbours unknown at first, and shapes that cross patches are learned late.
+    """
+    frequency = 10_000.0 ** -jnp.linspace(0, 1, width // 4)
+    row, column = (place.reshape(-1, 1) * frequency for place in jnp.mgrid[: grid[0], : grid[1]])
+    table = jnp.concatenate([jnp.sin(column), jnp.cos(column), jnp.sin(row), jnp.cos(row)], axis=1)
+    return jnp.pad(table, ((1, 0), (0, width - table.shape[1])))  # the class token has no place
 
 
 class VisionTower(nn.Module):
@@ -41,12 +55,13 @@ class VisionTower(nn.Module):
     def _tokens(self, images):
         """Patches through one matrix (a stride-`patch_size` convolution), class token first, positions added."""
         batch, (rows, columns), patch, width = images.shape[0], self.grid, self.patch_size, self.size.width
+        # The standard deviation of PyTorch's own initialiser of a convolution, which CLIP trains from.
         kernel = self.param(
-            "patch_kernel", layers.normal((3 * patch**2) ** -0.5, "patch", "embed"), (patch * patch * 3, width)
+            "patch_kernel", layers.normal((9 * patch**2) ** -0.5, "patch", "embed"), (patch * patch * 3, width)
         )
         scale = width**-0.5
         class_token = self.param("class_token", layers.normal(scale, "norm"), (width,))
-        position = self.param("position", layers.normal(scale, "position", "embed"), (rows * columns + 1, width))
+        position = self.param("position", _init_position, self.grid, width)
         patches = images.reshape(batch, rows, patch, columns, patch, 3).swapaxes(2, 3).reshape(batch, rows * columns, -1)
         tokens = patches @ kernel.astype(images.dtype)
         first = jnp.broadcast_to(class_token.astype(tokens.dtype), (batch, 1, width))

@@ -18,11 +18,12 @@ from harmopower.training.signals import StopSignal
 from harmopower.training.step import make_train_step
 
 
-def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluate: Callable) -> int:
+def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluate: Callable, load_init=None) -> int:
     """Trains until `config.total_steps`, resuming from the newest checkpoint in `workdir`.
 
     Args:
       pipeline: has `iterate(start_step)`, an endless iterator of host batches.
+      load_init: called as `load_init(params) -> params` on a fresh start, for `config.init`; None starts at random.
       evaluate: called as `evaluate(params, step) -> metrics` every `config.evaluation.every_steps` and at the end.
 
     Returns:
@@ -33,7 +34,7 @@ def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluat
     """
     optimizer = optimizers.make_optimizer(config)
     with jax.set_mesh(mesh), Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints:
-        state = start_state(config, model, optimizer, mesh, checkpoints)
+        state = start_state(config, model, optimizer, mesh, checkpoints, load_init)
         recorder = Recorder(config, workdir, int(state.step))
         try:
             return _Run(config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate).go(pipeline)
@@ -41,10 +42,11 @@ def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluat
             recorder.close()
 
 
-def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints) -> states.TrainState:
-    """The newest checkpoint's state, or a fresh one."""
+def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints, load_init=None) -> states.TrainState:
+    """The newest checkpoint's state, or a fresh one, with the parameters that `load_init` puts in their place."""
     if not checkpoints.steps():
-        return states.create(model, optimizer, mesh, config.seed)
+        state = states.create(model, optimizer, mesh, config.seed)
+        return state.replace(params=load_init(state.params)) if load_init else state
     return checkpoints.restore(checkpoints.resolve(None), states.abstract(model, optimizer, mesh))
 
 

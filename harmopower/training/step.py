@@ -97,8 +97,10 @@ def encode(model: CLIP, params, batch, objective) -> total.Features:
     text = apply(batch["tokens"], method="encode_text")
     needs, extra = total.active(objective), {}
     if needs.region_text:
-        extra["region_text_tower"] = _each(functools.partial(apply, method="encode_text"), batch["box_tokens"])
-        extra["region_text_content"] = content_tokens(batch["box_tokens"], model.eot_id)
+        texts, regions = batch["box_tokens"], batch["boxes"].shape[1]
+        encoded = _each(functools.partial(apply, method="encode_text"), texts)
+        extra["region_text_tower"] = jax.tree.map(lambda rows: _pad(rows, regions), encoded)
+        extra["region_text_content"] = _pad(content_tokens(texts, model.eot_id), regions)
     if needs.crops:
         crops = vision.crop_boxes(batch["image"], batch["boxes"], CROP_ENLARGEMENT)
         extra["crops"] = _each(functools.partial(apply, method="encode_image"), crops).pooled
@@ -109,6 +111,11 @@ def _each(encoder, inputs):
     """Encodes `[B, M, ...]` inputs one by one: outputs `[B, M, ...]`."""
     encoded = encoder(inputs.reshape(-1, *inputs.shape[2:]))
     return jax.tree.map(lambda rows: rows.reshape(*inputs.shape[:2], *rows.shape[1:]), encoded)
+
+
+def _pad(rows, regions: int):
+    """Zeros for the regions whose texts are not encoded: `[B, R, ...]` to `[B, M, ...]`."""
+    return jnp.pad(rows, ((0, 0), (0, regions - rows.shape[1])) + ((0, 0),) * (rows.ndim - 2))
 
 
 def content_tokens(ids, eot_id: int):

@@ -203,6 +203,15 @@ def test_too_many_boxes_are_drawn_without_replacement(tokenizer):
     np.testing.assert_allclose(np.unique(tops), np.arange(10) / 10, atol=1e-3)  # each box is drawn sometimes
 
 
+def test_only_some_region_texts_are_encoded(tokenizer):
+    maker = _make(_List([_example(0)]), tokenizer, batch_size=32, region_text=True, max_region_texts=1, min_crop_area=1.0)
+    batch = maker.batch(0)
+    assert batch["box_tokens"].shape == (32, 1, 6)
+    first = {int(group): tuple(row) for group, row in zip(batch["box_group"][:, 0], batch["box_tokens"][:, 0])}
+    assert len(first) > 1  # another region each time
+    assert first[_signed_crc("sky")] == tuple(tokenizer.encode("Sky", 6)[0])
+
+
 def test_random_and_mixed_regions(tokenizer):
     row = _row(tokenizer, _example(0), regions="random", grid=(4, 4))
     assert row["box_valid"].all() and (row["box_phrase"] == -1).all() and (row["box_group"] == 0).all()

@@ -24,7 +24,7 @@ def tokenizer() -> Tokenizer:
 
 def settings(preset=TINY, image_size=32, context_length=16, kind="softmax", resize_mode="squash", **model):
     config = configs.get_config()
-    config.data.image_size, config.data.context_length, config.data.resize_mode = image_size, context_length, resize_mode
+    config.data.update(dict(image_size=image_size, context_length=context_length, resize_mode=resize_mode))
     config.model.update({"preset": preset} | model)
     config.objective["global"].kind = kind
     return config

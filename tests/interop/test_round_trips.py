@@ -1,4 +1,4 @@
-"""Ours -> OpenCLIP or Hugging Face -> ours is bit-equal, and their real models compute what ours does, tokens included."""
+"""Ours -> OpenCLIP or Hugging Face -> ours is bit-equal, and their real models compute what ours does, also tokens."""
 import importlib.util
 import json
 import shutil

@@ -1,7 +1,7 @@
 """The part of torchvision that open_clip's import and evaluation transform need, on Pillow, for machines without it.
 
-torchvision has no build for the CPU PyTorch that the tests pin. Its operations on Pillow images are thin wrappers around
-Pillow's own, so these give the same pixels. What open_clip only imports is a class that cannot be used.
+torchvision has no build for the CPU PyTorch that the tests pin. Its operations on Pillow images are thin wrappers
+around Pillow's own, so these give the same pixels. What open_clip only imports is a class that cannot be used.
 """
 import enum
 import importlib.util
