@@ -32,6 +32,21 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         _fail(error, 2)
 
 
+def loaded_config(value):
+    """The value of a config flag.
+
+    ml_collections puts off the error of a config file that it cannot load to the first use of the config.
+
+    Raises:
+      CommandError: the file cannot be loaded.
+    """
+    try:
+        value.to_dict()
+    except OSError as error:
+        raise CommandError(f"--config: {str(error).partition('Failed loading config file config_config')[2]}") from error
+    return value
+
+
 def refuse_arguments(argv: list[str]) -> None:
     """Raises CommandError for words that are no flags: a forgotten `--` must not pass unseen."""
     if len(argv) > 1:

@@ -114,7 +114,10 @@ def _objective() -> ConfigDict:
     return ConfigDict({
         "region_pooling": "cover",
         "global": dict(kind="softmax", weight=1.0),
-        "lexeme_region": dict(weight=0.1, warmup_steps=0, temperature="shared", duplicates="positives"),
+        "lexeme_region": dict(
+            weight=0.1, warmup_steps=0, temperature="shared", duplicates="positives",
+            own_text=False,  # encode the own texts of regions that have no span: a second text pass
+        ),
         "global_region": dict(weight=0.0, warmup_steps=0, mode="text"),
         "powerset": dict(
             weight=0.2, warmup_steps=0, method="nla", temperature=1e-3, zeta=0.75, margin=0.2,

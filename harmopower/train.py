@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     command.refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     meshes.initialize_processes()
-    config, workdir = CONFIG.value, WORKDIR.value
+    config, workdir = command.loaded_config(CONFIG.value), WORKDIR.value
     configs.validate(config, jax.device_count(), jax.process_count())
     mesh = meshes.make_mesh(**config.mesh)
     tokenizer, pipeline = runs.open_data(config)

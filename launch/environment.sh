@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by local.sh and test.sh: sets ROOT and PYTHON, and installs what the extras in $1 ask for.
 # Uses the active virtual environment, or makes and reuses .venv in the checkout. Says what it installs; when nothing
 # changed since the last time, it installs nothing.
@@ -36,7 +37,7 @@ install_extras() {
   wanted=$(cat "$ROOT/setup.cfg" "$ROOT/constraints.txt"; echo "$ROOT $1")
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing harmopower[$1] and what it needs into $(dirname "$(dirname "$PYTHON")") (some minutes the first time)"
-    "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --editable "$ROOT[$1]"
+    "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --editable "${ROOT}[$1]"
     if [ "$1" = test ]; then
       # Their torchvision has no CPU build; the tests bring a stand-in for what of it they use.
       "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --no-deps open_clip_torch timm

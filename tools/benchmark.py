@@ -117,8 +117,8 @@ def use_devices(count: int):
 def measure_forms(options: argparse.Namespace) -> dict:
     """For every form the compiled temporary bytes of a device, and the seconds of one value and gradient.
 
-    None stands for what was not run: too large for --memory, or a form without the method. The forms take turns, so that
-    whatever else the machine does falls on all of them.
+    None stands for what was not run: too large for --memory, or a form without the method. The forms take turns, so
+    that whatever else the machine does falls on all of them.
     """
     compiled = {name: compile_form(name, options) for name in FORMS}
     memory = {name: form and form.memory_analysis().temp_size_in_bytes for name, form in compiled.items()}
@@ -197,7 +197,7 @@ def matmul_rate(dtype: str) -> float:
 
 
 def floor_seconds(operations: costs.Operations) -> float:
-    """Seconds on one H200 if nothing overlaps and nothing waits for memory: a floor for a form that keeps tiles on chip."""
+    """Seconds on one H200 if nothing overlaps and nothing waits for memory: a floor for tiles that stay on chip."""
     return sum(count / H200[kind] for kind, count in operations._asdict().items())
 
 
@@ -214,7 +214,8 @@ def show_powerset(result: dict, console: Console):
                       _format(result["times_faster_than"][name], 1))
     console.print(table)
     share = result["share_of_step"]
-    console.print(f"on {result['platform']}; a matrix product reaches {result['matmul_flops_per_second'] / 1e12:.3f} TFLOP/s")
+    rate = result["matmul_flops_per_second"] / 1e12
+    console.print(f"on {result['platform']}; a matrix product reaches {rate:.3f} TFLOP/s")
     console.print("share of an ideal ViT-B/16 step: "
                   f"measured here {_format(share['measured'], 100)} %, counted matrix products "
                   f"{share['counted_matmul']:.2%}, counted floor on an H200 {share['floor_on_h200']:.2%} "

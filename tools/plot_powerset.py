@@ -28,7 +28,7 @@ def main(arguments=None) -> int:
     """Draws both figures into a folder."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.plot_powerset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("docs/figures"), help="folder of the figures")
+    parser.add_argument("--output", type=pathlib.Path, default="docs/figures", help="folder of the figures")
     output = parser.parse_args(arguments).output
     output.mkdir(parents=True, exist_ok=True)
     for name, draw in (("powerset_error", draw_errors), ("powerset_cost", draw_costs)):
@@ -43,7 +43,7 @@ def main(arguments=None) -> int:
 
 
 def random_scores(regions: int, phrases: int, cases: int = 500):
-    """Scores of unit regions and sums of a few leaves, some of them aligned: normal, mean 0.3, deviation 0.3; and masks."""
+    """Scores as of unit regions and sums of a few leaves: normal, mean and deviation 0.3; and their masks."""
     s = 0.3 + 0.3 * np.random.default_rng(0).normal(size=(cases, regions, phrases)).astype(np.float32)
     return s, np.ones((cases, regions), bool), np.ones((cases, phrases), bool)
 

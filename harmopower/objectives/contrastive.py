@@ -1,7 +1,7 @@
 """Contrastive losses over the global batch that never form a B x B matrix: CLIP's softmax and SigLIP's sigmoid.
 
-Rows meet tile by tile (`harmopower.parallel.collectives`): the forward pass keeps a running log-sum-exp for the rows and
-for the columns, the backward pass computes each tile of logits again. Memory is that of the features and of one tile.
+Rows meet tile by tile (`harmopower.parallel.collectives`): the forward pass keeps a running log-sum-exp for the rows
+and for the columns, the backward pass computes each tile of logits again. Memory is that of the features and one tile.
 """
 from functools import partial
 from typing import NamedTuple

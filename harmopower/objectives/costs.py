@@ -10,7 +10,9 @@ class Operations(NamedTuple):
     transcendental: float
 
 
-def powerset_operations(batch: int, regions: int, phrases: int, width: int, method: str, samples: int = 256) -> Operations:
+def powerset_operations(
+    batch: int, regions: int, phrases: int, width: int, method: str, samples: int = 256,
+) -> Operations:
     """Counts both sweeps over the global batch: all pairs in the search, `3 B` of them with gradient.
 
     Args:

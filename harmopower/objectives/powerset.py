@@ -5,8 +5,8 @@ all image-text pairs, tile by tile, for the hardest text of every image and the 
 backward pass through only the `3 B` pairs that the loss uses.
 
 Inside, a block of scores has the shape `[*, M, K, n]`: every reduction then runs over whole vectors of pairs. A tile of
-the search is `[images, M, K, texts]`, a list of pairs `[M, K, pairs]`. Scores of masked regions are 0, which is what they
-add to a sum over a subset; the mask of the phrases `[K, n]` goes along, and the number of valid regions `[*, 1 or n]`.
+the search is `[images, M, K, texts]`, a list of pairs `[M, K, pairs]`. Scores of masked regions are 0, which is what
+they add to a sum over a subset; the phrases' mask `[K, n]` goes along, and the number of valid regions `[*, 1 or n]`.
 """
 import dataclasses
 from functools import partial
@@ -133,8 +133,8 @@ def powerset_loss(
 ):
     """Triplet loss on the hardest text of every image and the hardest image of every text (METHOD section 6).
 
-    `mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed. Inside a
-    mesh (`jax.set_mesh`) every shard of the batch searches its own texts against the images of all shards.
+    `mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed. Inside
+    a mesh (`jax.set_mesh`) every shard of the batch searches its own texts against the images of all shards.
 
     Args:
       regions: [B, M, D] L2-normalised, float32 or bfloat16; products are summed in float32.
@@ -146,7 +146,7 @@ def powerset_loss(
       block: images and texts of a tile; None chooses from the shapes.
       rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
     Returns:
-      loss, and metrics: `active` share of the 2 B rows with a loss, mean `positive`, `hard_text` and `hard_image` scores.
+      loss, and metrics: `active` share of the 2 B rows, mean `positive`, `hard_text` and `hard_image` scores.
     """
     how = How(**how)
     rows, regions_an_image = regions.shape[:2]
@@ -179,7 +179,7 @@ def draw_subsets(how: How, regions: int, rng):
     if how.method != "sampled":
         return None
     if rng is None:
-        raise ValueError("objective.powerset.method 'sampled' draws subsets and rng is None; pass rng=jax.random.key(..)")
+        raise ValueError("objective.powerset.method 'sampled' draws subsets but rng is None; pass a jax.random.key")
     return jax.random.bernoulli(rng, shape=(how.samples, regions)).astype(jnp.float32)
 
 
@@ -356,7 +356,7 @@ def _wins_with_each_region(wins):
 
 
 def _subset_chunks(subsets, regions: int):
-    """[samples, M] -> [chunks, about M, M] and the mask of the real ones, so that a chunk of sums is as large as `s`."""
+    """[samples, M] -> [chunks, about M, M] and the mask of the real ones, so that a chunk of sums is as big as `s`."""
     missing = -len(subsets) % regions
     real = jnp.pad(jnp.ones(len(subsets)), (0, missing))
     return jnp.pad(subsets, ((0, missing), (0, 0))).reshape(-1, regions, regions), real.reshape(-1, regions)
@@ -470,7 +470,7 @@ def _search(how: How, block: int, axes, images, texts, valid, index, subsets):
 
 
 def _own_scores(how: How, block: int, images, texts, subsets):
-    """The score of every row's own pair, in blocks because the copies that the products make are as large as the rows."""
+    """The score of every row's own pair, in blocks because the products copy their rows."""
     def score(rows):
         images, texts = rows
         s = _inner_products("pmd,pkd->mkp", _masked(images), texts.phrases)
@@ -492,7 +492,7 @@ def _triplets(how: How, block: int, regions, region_mask, phrases, phrase_mask, 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _triplet_scores(how: How, block: int, regions, region_mask, phrases, phrase_mask, valid, subsets):
-    """Scores [B] of the own pair, of the hardest text and of the hardest image of every row; -inf where there is none."""
+    """Scores [B] of the own pair, the hardest text and the hardest image of every row; -inf where there is none."""
     own, hard_text, hard_image = _triplets(
         how, block, regions, region_mask, phrases, phrase_mask, valid, subsets)
     return own, hard_text.score, hard_image.score

@@ -21,7 +21,8 @@ def region_weights(boxes, grid: tuple[int, int], mode: str):
     boxes = jnp.asarray(boxes, jnp.float32)
     # All three are products of a weight along the rows and one along the columns.
     along_rows, along_columns = (
-        _AXIS_WEIGHTS[mode](boxes[..., axis] * size, boxes[..., axis + 2] * size, size) for axis, size in enumerate(grid)
+        _AXIS_WEIGHTS[mode](boxes[..., axis] * size, boxes[..., axis + 2] * size, size)
+        for axis, size in enumerate(grid)
     )
     weights = along_rows[..., :, None] * along_columns[..., None, :]
     weights = jnp.where(has_area(boxes)[..., None, None], weights, 0)
@@ -68,7 +69,7 @@ def pool_regions(tokens, boxes, box_valid, grid: tuple[int, int], mode: str):
       box_valid: bool [B, M].
       grid, mode: see `region_weights`.
     Returns:
-      phi [B, M, D] L2-normalised, 0 where there is no region, and the mask of the regions bool [B, M]: valid, not empty.
+      phi [B, M, D] L2-normalised, 0 where there is no region, and the regions' mask bool [B, M]: valid, with area.
     """
     mask = box_valid & has_area(boxes)
     weights = region_weights(boxes, grid, mode).astype(tokens.dtype)
@@ -77,7 +78,7 @@ def pool_regions(tokens, boxes, box_valid, grid: tuple[int, int], mode: str):
 
 
 def normalise(vectors, mask=None):
-    """L2-normalises [..., D] in float32; a zero vector, or one that mask [...] leaves out, becomes 0 with gradient 0."""
+    """L2-normalises [..., D] in float32; a zero vector, or one outside mask [...], becomes 0 with gradient 0."""
     vectors = vectors.astype(jnp.float32)
     if mask is not None:
         vectors = jnp.where(mask[..., None], vectors, 0)
@@ -99,7 +100,8 @@ def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=
         group are left out.
       block: rows of a tile; None chooses.
     Returns:
-      loss (0 without a valid pair), and metrics `pairs` (their number) and `accuracy` (best candidate is a positive, both ways).
+      loss (0 without a valid pair), and metrics `pairs` (their number) and `accuracy` (the best candidate is
+      a positive, both ways).
     """
     per_a, per_b, a_hits, b_hits = contrastive.info_nce(
         a, b, valid, group, logit_scale, duplicates=duplicates, block=block)

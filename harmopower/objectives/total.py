@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from harmopower.objectives import contrastive, powerset, region
 
 class Features(NamedTuple):
-    """What the losses need of a batch; a field that no active objective needs is None. All vectors live in one space."""
+    """What the losses need of a batch; a field that no active objective needs is None. All vectors share one space."""
 
     image: jax.Array  # [B, D] L2-normalised
     text: jax.Array  # [B, D] L2-normalised
@@ -39,8 +39,8 @@ class Active(NamedTuple):
 def active(objective) -> Active:
     """Reads from `config.objective` which inputs are needed.
 
-    Lexemes come from the caption's own pass. Only `lexeme_region.own_text` adds a second text pass, for the regions that
-    have a text of their own and no span in the caption.
+    Lexemes come from the caption's own pass. Only `lexeme_region.own_text` adds a second text pass, for the regions
+    that have a text of their own and no span in the caption.
     """
     lexeme_region, global_region = objective.lexeme_region, objective.global_region
     aligns = global_region.weight > 0
@@ -66,13 +66,14 @@ def gather_features(
     """Reads the vectors that the active objectives need from the outputs of the towers (METHOD sections 1 to 3, 5).
 
     Args:
-      image_tower, text_tower: objects with `pooled` [B, D] and `tokens` [B, N, D] or [B, T, D], in the shared space, not
-        normalised.
-      batch: mapping with the keys of DESIGN's `Batch` that are needed, and `box_group` int32 [B, M], equal for equal texts.
+      image_tower, text_tower: objects with `pooled` [B, D] and `tokens` [B, N, D] or [B, T, D], in the shared space,
+        not normalised.
+      batch: mapping with the keys of DESIGN's `Batch` that are needed, and `box_group` int32 [B, M], equal for equal
+        texts.
       objective: `config.objective`.
       grid: rows and columns of patches.
-      region_text_tower: outputs for the regions' own texts, `pooled` [B, M, D] and `tokens` [B, M, S, D]; None where the
-        data have none.
+      region_text_tower: outputs for the regions' own texts, `pooled` [B, M, D] and `tokens` [B, M, S, D]; None where
+        the data have none.
       region_text_content: bool [B, M, S], the content tokens of those texts; a region without any has no own text.
       crops: [B, M, D] image embeddings of the enlarged boxes, for `global_region.mode = "crop"`.
     """

@@ -95,7 +95,7 @@ def pairs(a, b, valid, group, scale, duplicates):
 
 
 def bilinear(image, y, x):
-    """Value of image [H, W, C] at a point; outside -1 .. H, -1 .. W it is 0, between there and the border the border's."""
+    """Value of image [H, W, C] at a point; outside -1 .. H, -1 .. W it is 0, from there to the border the border's."""
     height, width = image.shape[:2]
     if y < -1 or y > height or x < -1 or x > width:
         return np.zeros(image.shape[2])

@@ -1,4 +1,4 @@
-"""Global losses: the float64 oracle, blocks against one tile, weights, and nothing that a row without weight can spoil."""
+"""Global losses: the float64 oracle, blocks, weights, and rows without weight that must not matter."""
 from functools import partial
 
 import jax
@@ -59,7 +59,8 @@ def test_sigmoid_is_the_oracles(seed, scale, bias, block):
     (image, text), weight = example(seed)
     scale, bias = np.float32(scale), np.float32(bias)
     got = sigmoid(image, text, scale, bias, weight, block=block)
-    check(got, lambda a, b, s, c: oracle.sigmoid(a, b, s, c, weight.astype(np.float64)), (image, text, scale, bias), seed)
+    arguments = image, text, scale, bias
+    check(got, lambda a, b, s, c: oracle.sigmoid(a, b, s, c, weight.astype(np.float64)), arguments, seed)
 
 
 def test_accuracy_counts_the_rows_whose_own_pair_is_the_best():

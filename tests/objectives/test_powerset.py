@@ -163,7 +163,8 @@ def jitted(loss, how):
     """One compilation for all tests that use the same loss in the same way."""
     def of_features(regions, phrases, region_mask, phrase_mask, weight):
         return loss(
-            regions, region_mask, phrases, phrase_mask, margin=0.2, weight_rows=weight, rng=jax.random.key(5), **dict(how))
+            regions, region_mask, phrases, phrase_mask, margin=0.2, weight_rows=weight, rng=jax.random.key(5),
+            **dict(how))
 
     return jax.jit(jax.value_and_grad(of_features, (0, 1), has_aux=True))
 
@@ -180,7 +181,8 @@ def test_two_sweeps_equal_the_dense_form(how):
     value, gradient, metrics = value_and_gradient(powerset.dense_loss, arrays, weight, **how)
     assert value > 0 and np.abs(gradient[0]).max() > 1e-2
     for block in ({}, dict(block=3)):
-        tiled, tiled_gradient, tiled_metrics = value_and_gradient(powerset.powerset_loss, arrays, weight, **block, **how)
+        tiled, tiled_gradient, tiled_metrics = value_and_gradient(
+            powerset.powerset_loss, arrays, weight, **block, **how)
         np.testing.assert_allclose(tiled, value, rtol=1e-6)
         for got, wanted in zip(tiled_gradient, gradient):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())

@@ -38,14 +38,15 @@ def test_overlap_is_the_covered_share_and_cover_its_support():
     np.testing.assert_allclose(overlap.sum((1, 2)), area, rtol=1e-4)
     np.testing.assert_array_equal(weights_of(boxes, GRID, "cover").reshape(-1, *GRID), overlap > 0)
     one = np.array([[0.0, 0.0, 0.3, 2 / 7]], np.float32)  # one and a half rows, two columns
-    np.testing.assert_allclose(weights_of(one, GRID, "overlap").reshape(GRID)[:3, :3], [[1, 1, 0], [.5, .5, 0], [0, 0, 0]],
-                               atol=1e-6)
-    np.testing.assert_array_equal(weights_of(one, GRID, "cover").reshape(GRID)[:3, :3], [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+    corner = {mode: weights_of(one, GRID, mode).reshape(GRID)[:3, :3] for mode in ("overlap", "cover")}
+    np.testing.assert_allclose(corner["overlap"], [[1, 1, 0], [0.5, 0.5, 0], [0, 0, 0]], atol=1e-6)
+    np.testing.assert_array_equal(corner["cover"], [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
 
 
 @pytest.mark.parametrize("mode", ["cover", "overlap", "roi_align"])
 def test_empty_box_has_no_region(mode):
-    boxes = np.array([[[0.5, 0.2, 0.5, 0.8], [0.7, 0.2, 0.3, 0.8], [0.1, 0.1, 0.9, 0.9], [0.1, 0.1, 0.9, 0.9]]], np.float32)
+    full = [0.1, 0.1, 0.9, 0.9]
+    boxes = np.array([[[0.5, 0.2, 0.5, 0.8], [0.7, 0.2, 0.3, 0.8], full, full]], np.float32)
     valid = np.array([[True, True, True, False]])
     tokens = np.random.default_rng(0).normal(size=(1, 35, 4)).astype(np.float32)
     phi, mask = region.pool_regions(tokens, boxes, valid, GRID, mode)

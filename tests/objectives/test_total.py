@@ -32,8 +32,9 @@ def inputs():
     corners = np.sort(rng.random((ROWS, REGIONS, 2, 2)), axis=2)
     batch = dict(
         weight=np.array([1, 1, 0, 1], np.float32), boxes=corners.reshape(ROWS, REGIONS, 4).astype(np.float32),
-        box_valid=np.arange(REGIONS) < np.array([3, 2, 3, 1])[:, None], phrases=rng.random((ROWS, PHRASES, TOKENS)) < 0.4,
-        box_phrase=np.array([[0, 1, -1]] * ROWS, np.int32), box_group=rng.integers(0, 4, (ROWS, REGIONS)).astype(np.int32),
+        box_valid=np.arange(REGIONS) < np.array([3, 2, 3, 1])[:, None],
+        phrases=rng.random((ROWS, PHRASES, TOKENS)) < 0.4, box_phrase=np.array([[0, 1, -1]] * ROWS, np.int32),
+        box_group=rng.integers(0, 4, (ROWS, REGIONS)).astype(np.int32),
     )
     batch["phrases"][:, 1] = np.arange(TOKENS) == 3  # a lexeme of one token
     batch["phrases"][:, 4] = False  # padding
@@ -95,7 +96,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(inputs):
     assert parts["global"] == pytest.approx(float(softmax), rel=1e-6)
     kept = np.array([0, 1, 3])
     dense = powerset.dense_loss(
-        features.regions[kept], features.region_mask[kept], features.phrases[kept], features.phrase_mask[kept], margin=0.2)
+        features.regions[kept], features.region_mask[kept], features.phrases[kept], features.phrase_mask[kept],
+        margin=0.2)
     assert parts["powerset"] == pytest.approx(float(dense[0]), rel=1e-5)
     valid = np.asarray(features.region_mask & features.text_mask) & (np.arange(ROWS) != 2)[:, None]
     aligned = region.pair_loss(

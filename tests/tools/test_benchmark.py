@@ -5,7 +5,7 @@ import pytest
 
 from tools import benchmark
 
-SMALL = ["powerset", "--batch", "8", "--regions", "3", "--phrases", "4", "--width", "16", "--tokens", "12", "--repeats", "1"]
+SMALL = "powerset --batch 8 --regions 3 --phrases 4 --width 16 --tokens 12 --repeats 1".split()
 
 
 def test_json_holds_every_form(capsys):
