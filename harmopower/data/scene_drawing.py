@@ -130,11 +130,10 @@ def _star():
     return points
 
 
-def _heart():
-    t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([x, -y - 2], 1) / 16
+def _ring(hole=0.5):
+    """The outer circle, then back along the inner one, so that one polygon has the hole."""
+    outer, inner = np.concatenate([_circle(), _circle()[:1]]), hole * np.concatenate([_circle(), _circle()[:1]])
+    return np.concatenate([outer, inner[::-1]])
 
 
 def _cross(arm=0.34):
@@ -156,7 +155,7 @@ def _moon():
 
 OUTLINES = {
     "circle": _circle(), "square": _regular(4, -45) * 1.2, "triangle": _regular(3) * 1.15, "star": _star() * 1.12,
-    "heart": _heart(), "cross": _cross(), "diamond": _regular(4) * np.array([0.72, 1.12]), "moon": _moon(),
+    "bar": _regular(4, -45) * np.array([1.5, 0.5]), "cross": _cross(), "ring": _ring(), "moon": _moon(),
 }  # outlines [P, 2] as (x, y), about 1 in radius
 
 

@@ -9,8 +9,9 @@ import itertools
 import numpy as np
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "pink", "white", "black")
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "moon")
+SHAPES = ("circle", "square", "triangle", "star", "bar", "cross", "ring", "moon")
 FILLINGS = ("plain", "striped", "dotted")
+FILLING_SHARES = (0.6, 0.2, 0.2)
 SIZES = ("small", "large")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}  # (x, y), y downwards
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
@@ -95,7 +96,7 @@ def sample(rng: np.random.Generator, kind: str, pairs) -> Scene:
 
 def _thing(rng, pair, rare_large):
     size = "large" if rng.random() < (0.25 if rare_large else 0.5) else "small"
-    return Thing(*pair, filling=str(rng.choice(FILLINGS)), size=size)
+    return Thing(*pair, filling=str(rng.choice(FILLINGS, p=FILLING_SHARES)), size=size)
 
 
 def _relations(rng, kind, count):
@@ -157,7 +158,7 @@ def _reshape(scene, rng):
 
 
 def _restyle(scene, rng):
-    return replace_thing(scene, 0, filling=str(rng.choice(FILLINGS)), size=str(rng.choice(SIZES)))
+    return replace_thing(scene, 0, filling=str(rng.choice(FILLINGS, p=FILLING_SHARES)), size=str(rng.choice(SIZES)))
 
 
 def _turn(scene, rng):

@@ -38,7 +38,8 @@ def _train_step(model, optimizer, config, state: TrainState, batch, key):
     gradients, metrics = gradient(model, config, state.params, batch, state.step, key)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
     params = _clamp_scales(optax.apply_updates(state.params, updates))
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
+    metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in _scales(model, state.params).items()}
     metrics["bad_records"] = jnp.sum(batch["weight"] == 0).astype(jnp.float32)
     return TrainState(state.step + 1, params, optimizer_state), metrics
 
