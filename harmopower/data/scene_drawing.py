@@ -67,13 +67,15 @@ def _sprite(thing: Thing, size: int, rng):
     low = np.maximum(np.floor(centre - radius - 1), 0).astype(int)
     high = np.minimum(np.ceil(centre + radius + 1), size).astype(int)
     height, width = (high - low) * OVERSAMPLING
-    points = (_turned(OUTLINES[thing.shape], thing.angle) * radius + (centre - low)[::-1]) * OVERSAMPLING
-    flat = [tuple(point) for point in points.tolist()]
+    turned = (_turned(outline, thing.angle) * radius + (centre - low)[::-1] for outline in OUTLINES[thing.shape])
+    outlines = [[tuple(point) for point in (points * OVERSAMPLING).tolist()] for points in turned]
     mask = Image.new("L", (int(width), int(height)))
-    ImageDraw.Draw(mask).polygon(flat, fill=255)
+    for hole, outline in enumerate(outlines):
+        ImageDraw.Draw(mask).polygon(outline, fill=0 if hole else 255)
     body, shade = _paints(thing, rng)
     picture = _filled(thing, body, shade, (int(height), int(width)), radius, rng)
-    ImageDraw.Draw(picture).polygon(flat, outline=tuple(int(c) for c in 0.25 * body), width=2 * OVERSAMPLING)
+    for outline in outlines:
+        ImageDraw.Draw(picture).polygon(outline, outline=tuple(int(c) for c in 0.25 * body), width=2 * OVERSAMPLING)
     alpha = np.asarray(mask.reduce(OVERSAMPLING), np.float32) / 255
     return alpha, np.asarray(picture.reduce(OVERSAMPLING), np.float32), low
 
@@ -130,12 +132,6 @@ def _star():
     return points
 
 
-def _ring(hole=0.5):
-    """The outer circle, then back along the inner one, so that one polygon has the hole."""
-    outer, inner = np.concatenate([_circle(), _circle()[:1]]), hole * np.concatenate([_circle(), _circle()[:1]])
-    return np.concatenate([outer, inner[::-1]])
-
-
 def _cross(arm=0.34):
     quarter = np.array([(-arm, -1), (arm, -1), (arm, -arm)])
     return np.concatenate([_turned(quarter, 90 * turn) for turn in range(4)])
@@ -154,9 +150,10 @@ def _moon():
 
 
 OUTLINES = {
-    "circle": _circle(), "square": _regular(4, -45) * 1.2, "triangle": _regular(3) * 1.15, "star": _star() * 1.12,
-    "bar": _regular(4, -45) * np.array([1.5, 0.5]), "cross": _cross(), "ring": _ring(), "moon": _moon(),
-}  # outlines [P, 2] as (x, y), about 1 in radius
+    "circle": (_circle(),), "square": (_regular(4, -45) * 1.2,), "triangle": (_regular(3) * 1.15,),
+    "star": (_star() * 1.12,), "bar": (_regular(4, -45) * np.array([1.5, 0.5]),), "cross": (_cross(),),
+    "ring": (_circle(), 0.5 * _circle()), "moon": (_moon(),),
+}  # the outline [P, 2] as (x, y), about 1 in radius, and those of the holes in it
 
 
 # ---- Around the things ----

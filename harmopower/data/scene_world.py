@@ -119,7 +119,7 @@ def is_possible(scene: Scene, pairs) -> bool:
 
 
 def _can_hold(outer, inner):
-    return outer.shape != "moon" and outer.colour != inner.colour  # a crescent has no room inside
+    return outer.shape not in ("moon", "bar") and outer.colour != inner.colour  # those have no room inside
 
 
 # ---- Siblings: scenes that differ from a base in one fact only ----
