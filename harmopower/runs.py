@@ -1,6 +1,7 @@
 """What a run is made of: from its config when it is trained, from its workdir when it is evaluated or exported."""
 import os
 
+from etils import epath
 import jax
 import rich.console
 
@@ -62,12 +63,10 @@ def read_workdir(workdir: str):
     Raises:
       CommandError: the folder holds no run.
     """
-    path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
         raise CommandError(f"--workdir {workdir} holds no run: there is no config.json; train first, or correct it")
-    with open(path, encoding="utf-8") as file:
-        config = configs.from_json(file.read())
-    return config, Tokenizer.load(os.path.join(workdir, FILE_NAME), workdir)
+    return configs.from_json(path.read_text()), Tokenizer.load(os.path.join(workdir, FILE_NAME), workdir)
 
 
 def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):

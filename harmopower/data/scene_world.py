@@ -125,13 +125,13 @@ def _can_hold(outer, inner):
 # ---- Siblings: scenes that differ from a base in one fact only ----
 
 def sibling(base: Scene, number: int, rng: np.random.Generator, pairs) -> Scene:
-    """The `number`-th scene of a group (0 = the base itself): the same things, another binding or relation.
+    """The `number`-th scene of a group (0 = the base itself): the same things but for one shape, binding or relation.
 
-    Random scenes of a batch hardly ever differ by a relation alone, so a contrastive loss learns to ignore it.
+    Random scenes of a batch hardly ever agree in all colours or differ by a relation alone, so that a contrastive loss
+    would learn colours and ignore the rest.
     """
-    edits = {1: (_recolour, _reshape, _restyle), 2: (_turn, _exchange_colours, _rerelate)}
-    several = (_turn, _exchange_colours, _recolour)
-    edit = (None, *edits.get(len(base.things), several))[number]
+    edits = (_reshape, _recolour, _restyle) if len(base.things) == 1 else (_reshape, _exchange_colours, _turn)
+    edit = (None, *edits)[number]
     if edit is None:
         return base
     for change in (edit, _recolour):  # what cannot be edited so (an unseen pair would arise) gets another colour
@@ -169,15 +169,6 @@ def _turn(scene, rng):
 def _exchange_colours(scene, rng):
     first, second = scene.things[:2]
     return replace_thing(replace_thing(scene, 0, colour=second.colour), 1, colour=first.colour)
-
-
-def _rerelate(scene, rng):
-    if not scene.relations:
-        return _reshape(scene, rng)
-    relation = str(rng.choice(RELATIONS))
-    (i, old, j), *rest = scene.relations
-    changed = old if relation == OPPOSITE.get(old) else relation  # the opposite is already what `_turn` shows
-    return dataclasses.replace(scene, relations=((i, changed, j), *rest))
 
 
 # ---- Where the things lie ----

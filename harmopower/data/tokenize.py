@@ -6,8 +6,8 @@ Ids are laid out as CLIP's: a row is `[start] tokens [end] 0 0 ...` and start an
 """
 from collections.abc import Iterable, Sequence
 import functools
-from pathlib import Path
 
+from etils import epath
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
@@ -65,14 +65,14 @@ class Tokenizer:
         """
         if spec.startswith("hf:"):
             return cls(_hugging_face(spec.removeprefix("hf:")))
-        path = Path(spec or data_directory)
+        path = epath.Path(spec or data_directory)
         path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
             hint = "set config.data.tokenizer to a tokenizer.json, a folder with one, or hf:NAME"
             prepare = "" if spec else "run `python -m tools.prepare`, which trains one beside the data, or "
             raise TokenizerError(f"no tokenizer at {path} (config.data.tokenizer is {spec!r}); {prepare}{hint}")
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(path)))
+            return cls(tokenizers.Tokenizer.from_str(path.read_text()))
         except Exception as error:  # the library raises bare Exception for every kind of broken file
             raise TokenizerError(f"{path} (config.data.tokenizer) is not a tokenizer.json: {error}") from error
 

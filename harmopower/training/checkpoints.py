@@ -5,6 +5,7 @@ A checkpoint holds two flat tables of arrays, `params` and `optimizer`, whose na
 """
 import os
 
+from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
@@ -46,7 +47,8 @@ class Checkpoints:
         if best:
             kept.append(policies.BestN(get_metric_fn=lambda found: found[best], n=1,
                                        keep_checkpoints_without_metrics=False))
-        self._directory = os.path.join(os.path.abspath(workdir), "checkpoints")
+        # Orbax wants absolute paths; one with a scheme, such as gs://, is absolute already.
+        self._directory = str(epath.Path(workdir if "://" in str(workdir) else os.path.abspath(workdir)) / "checkpoints")
         self._checkpointer = ocp.training.Checkpointer(
             self._directory, preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
         )
