@@ -9,7 +9,7 @@ case "${1:-}" in
 esac
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-WORKDIR=$HERE/../runs/quickstart
+WORKDIR=$(dirname "$HERE")/runs/quickstart
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
   WORKDIR=$(realpath -m "$1")
   shift
