@@ -4,9 +4,10 @@
     scenes.prepare("data/scenes", train=20_000, test=1024, test_unseen=512, image_size=64, seed=0)
 
 An example is a function of (seed, split, index) alone. In `train`, `GROUP_SIZE` consecutive examples are siblings: the
-same things but for a shape, the binding of colours or the relation. The test splits hold independent scenes: several things first (their first
-`DISTINCT` captions are false of each other's scenes, so retrieval has one right answer), later some with one thing,
-for classification. `test_unseen` uses only the (colour, shape) pairs that the other splits never show. All our choice.
+same things but for a shape, the binding of colours or the relation. The test splits hold independent scenes: several
+things first (their first `DISTINCT` captions are false of each other's scenes, so retrieval has one right answer), later
+some with one thing, for classification. `test_unseen` uses only the (colour, shape) pairs that the other splits never
+show. All our choice.
 """
 from collections.abc import Iterator
 import concurrent.futures
