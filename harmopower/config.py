@@ -5,6 +5,8 @@ applied by ml_collections on top, so a key that is not here cannot be set by mis
 """
 import difflib
 import json
+import os
+import runpy
 
 from ml_collections import ConfigDict
 
@@ -19,6 +21,7 @@ CHOICES = {
     "model.remat": ("none", "dots", "full"),
     "model.attention": ("xla", "cudnn"),
     "objective.region_pooling": ("cover", "overlap", "roi_align"),
+    "objective.communication": ("ring", "gather"),
     "objective.global.kind": ("softmax", "sigmoid"),
     "objective.lexeme_region.temperature": ("shared", "own"),
     "objective.lexeme_region.duplicates": ("positives", "ignore"),
@@ -26,6 +29,7 @@ CHOICES = {
     "objective.powerset.method": ("exact", "nla", "sampled"),
     "objective.powerset.phrase_norm": ("sum", "unit"),
     "objective.powerset.score_norm": ("sum", "mean"),
+    "optimizer.name": ("adamw", "muon"),
 }
 LOWEST = {
     "total_steps": 1,
@@ -44,12 +48,14 @@ LOWEST = {
     "objective.powerset.temperature": 1e-9,
     "objective.powerset.samples": 1,
     "objective.powerset.margin": 0,
+    "model.patch_dropout": 0,
     "optimizer.learning_rate": 0,
     "optimizer.warmup_steps": 0,
     "mesh.tensor": 1,
     "checkpoint.keep": 1,
     "log.every_steps": 1,
 }
+BELOW = {"model.patch_dropout": 1}
 OBJECTIVES = ("global", "lexeme_region", "global_region", "powerset")
 
 
@@ -70,6 +76,20 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict(dict(every_steps=1000, suite="scenes", candidates=256, batch_size=256))
     config.log = ConfigDict(dict(every_steps=10, tensorboard=True, wandb=False))
     return config
+
+
+def load(path: str | os.PathLike) -> ConfigDict:
+    """The config of a file in `configs/`; also how such a file starts from the one beside it, from any folder.
+
+    Raises:
+      ConfigError: there is no such file, or it has no get_config().
+    """
+    if not os.path.isfile(path):
+        raise ConfigError(f"--config {path} does not exist")
+    names = runpy.run_path(os.fspath(path))
+    if "get_config" not in names:
+        raise ConfigError(f"--config {path} has no get_config()")
+    return names["get_config"]()
 
 
 def _data() -> ConfigDict:
@@ -99,6 +119,7 @@ def _model() -> ConfigDict:
         pool="cls",
         text_pool="auto",  # eos where pool is cls, mean where pool is mean
         dense="full",
+        patch_dropout=0.0,  # share of the patches that each training step leaves out, drawn anew (FLIP); 0 = none
         activation="quick_gelu",
         dtype="float32",
         remat="none",
@@ -113,6 +134,7 @@ def _model() -> ConfigDict:
 def _objective() -> ConfigDict:
     return ConfigDict({
         "region_pooling": "cover",
+        "communication": "ring",  # how shards of the batch meet in the losses: memory for two of them, or gather all
         "global": dict(kind="softmax", weight=1.0),
         "lexeme_region": dict(
             weight=0.1, warmup_steps=0, temperature="shared", duplicates="positives",
@@ -128,6 +150,7 @@ def _objective() -> ConfigDict:
 
 def _optimizer() -> ConfigDict:
     return ConfigDict(dict(
+        name="adamw",  # or muon: Muon for the matrices of the blocks, Adam for the rest
         learning_rate=1e-3, warmup_steps=100, b1=0.9, b2=0.98, epsilon=1e-8, weight_decay=0.2, clip_norm=1.0,
     ))
 
@@ -173,12 +196,15 @@ def _check_ranges(config: ConfigDict) -> None:
         value = _get(config, key)
         if not value >= lowest:  # also catches nan
             raise ConfigError(f"config.{key} {value} must be at least {lowest}")
+    for key, limit in BELOW.items():
+        if not _get(config, key) < limit:
+            raise ConfigError(f"config.{key} {_get(config, key)} must be below {limit}")
 
 
 def _check_batch(config: ConfigDict, devices: int, processes: int) -> None:
     mesh = config.mesh
     replicas = devices // max(mesh.tensor, 1)  # the batch is cut over the axes data and fsdp
-    for name, parts in (("devices that share the batch", replicas), ("processes", processes)):
+    for name, parts in (("devices that share the batch (config.mesh.data x fsdp)", replicas), ("processes", processes)):
         pieces = parts * config.accumulate
         if parts and config.batch_size % pieces:
             slices = f" x {config.accumulate} slices (config.accumulate)" if config.accumulate > 1 else ""

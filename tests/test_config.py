@@ -20,6 +20,7 @@ def changed(**settings):
         (dict(total_steps=50), 1, ["warmup_steps 100", "total_steps 50"]),
         (dict(objective__powerset__temperature=0.0), 1, ["config.objective.powerset.temperature 0.0"]),
         (dict(optimizer__learning_rate=float("nan")), 1, ["config.optimizer.learning_rate nan"]),
+        (dict(model__patch_dropout=1.0), 1, ["config.model.patch_dropout 1.0", "below 1"]),
     ],
 )
 def test_refuses_with_key_and_both_values(settings, devices, words):

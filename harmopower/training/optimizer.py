@@ -1,6 +1,7 @@
-"""AdamW as CLIP uses it: warm-up, cosine, clipping, and no decay on gains, biases and temperatures."""
+"""AdamW as CLIP uses it, or Muon: warm-up, cosine, clipping, and no decay on gains, biases and temperatures."""
 import jax
 import optax
+from optax import contrib
 
 # Radford et al. 2021, section 2.5: weights are decayed that are not gains or biases.
 UNDECAYED = ("bias", "scale", "class_token", "logit_scale", "logit_bias", "region_scale")
@@ -15,17 +16,51 @@ def make_schedule(config) -> optax.Schedule:
 def make_optimizer(config) -> optax.GradientTransformation:
     """The optimizer of a run's config; `clip_norm` 0 switches clipping off."""
     settings = config.optimizer
-    adamw = optax.adamw(
-        make_schedule(config), settings.b1, settings.b2, settings.epsilon, weight_decay=settings.weight_decay,
-        mask=decay_mask,
+    update = (_muon if settings.name == "muon" else _adamw)(settings, make_schedule(config))
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update) if settings.clip_norm else update
+
+
+def _adamw(settings, schedule):
+    return optax.adamw(
+        schedule, settings.b1, settings.b2, settings.epsilon, weight_decay=settings.weight_decay, mask=decay_mask,
     )
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw) if settings.clip_norm else adamw
+
+
+def _muon(settings, schedule):
+    """Muon (Jordan 2024) for the matrices of the blocks, which alone are decayed; Adam for all other parameters.
+
+    Updates are scaled to the size that AdamW's have (Liu et al. 2025, section 2.2), so that the learning rates of the
+    two are of one order.
+    """
+    return contrib.muon(
+        schedule, weight_decay=settings.weight_decay, adam_b1=settings.b1, adam_b2=settings.b2, eps=settings.epsilon,
+        muon_weight_dimension_numbers=_block_matrices, consistent_rms=0.2,
+    )
+
+
+def _block_matrices(params):
+    """Which axes of each block's kernel are inputs and outputs of one matrix; None for every other parameter.
+
+    Query, key and value are three matrices; all layers are stacked on axis 0.
+    """
+    matrices = {
+        "qkv": contrib.MuonDimensionNumbers((1,), (3, 4)),  # [layers, embed, 3, heads, head_dim]
+        "out": contrib.MuonDimensionNumbers((1, 2), (3,)),  # [layers, heads, head_dim, embed]
+        "mlp_in": contrib.MuonDimensionNumbers((1,), (2,)),
+        "mlp_out": contrib.MuonDimensionNumbers((1,), (2,)),
+    }
+
+    def axes(path, _):
+        *_, module, name = [""] + _keys(path)
+        return matrices[module] if name == "kernel" else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def decay_mask(params):
     """True for the parameters that weight decay touches."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) not in UNDECAYED, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _keys(path)[-1] not in UNDECAYED, params)
 
 
-def _name(path) -> str:
-    return [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)][-1]
+def _keys(path) -> list[str]:
+    return [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]

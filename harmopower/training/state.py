@@ -3,6 +3,7 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import optax
 
 from harmopower.models.clip import CLIP
@@ -25,9 +26,20 @@ def _initialise(model: CLIP, optimizer, key) -> TrainState:
 
 
 def shardings(model: CLIP, optimizer, mesh):
-    """How each leaf of the state lies on `mesh`: the rules table applied to the parameters' logical axes."""
+    """How each leaf of the state lies on `mesh`: the rules table applied to the parameters' logical axes.
+
+    Raises:
+      ConfigError: an axis of the mesh does not divide a parameter; the text names axis, sizes and key.
+    """
     boxed = jax.eval_shape(lambda: _initialise(model, optimizer, jax.random.key(0)))
-    return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, rules.LOGICAL_AXIS_RULES)
+    is_box = lambda leaf: isinstance(leaf, nn.Partitioned)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(boxed.params, is_leaf=is_box):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        rules.check_divides(name, leaf.value.shape, leaf.names, mesh)
+    # optax hides parameters inside their boxes; flax would give what is hidden, and the empty nodes, a sharding too.
+    bare = jax.tree.map(lambda leaf: leaf if jax.tree.leaves(leaf) else nn.unbox(leaf), boxed, is_leaf=is_box)
+    to_sharding = lambda names: nn.logical_to_mesh_sharding(names, mesh, rules.LOGICAL_AXIS_RULES)
+    return jax.tree.map(to_sharding, nn.get_partition_spec(bare), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
 
 
 def create(model: CLIP, optimizer, mesh, seed: int) -> TrainState:

@@ -12,8 +12,9 @@ from harmopower.training import state as states
 from harmopower.training.checkpoints import CheckpointError, Checkpoints
 
 
-def setting(image_size=16):
+def setting(image_size=32, optimizer="adamw"):
     config = get_config()
+    config.optimizer.name = optimizer
     config.model.preset, config.data.image_size, config.data.context_length = "tiny", image_size, 8
     return clip.from_config(config, 32, 31), optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1])
 
@@ -23,12 +24,14 @@ def state():
     return states.create(*setting(), seed=3)
 
 
-def test_restores_to_the_bit(tmp_path, state):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_restores_to_the_bit(tmp_path, optimizer):
+    state = states.create(*setting(optimizer=optimizer), seed=3)
     with Checkpoints(str(tmp_path)) as checkpoints:
         checkpoints.save(7, state, {})
     with Checkpoints(str(tmp_path)) as checkpoints:
         assert checkpoints.resolve(None) == 7
-        again = checkpoints.restore(7, states.abstract(*setting()))
+        again = checkpoints.restore(7, states.abstract(*setting(optimizer=optimizer)))
         params = checkpoints.restore_params(7, states.abstract(*setting()).params)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, again, state)
@@ -46,7 +49,7 @@ def test_keeps_the_newest_and_the_best(tmp_path, state):
 def test_a_mismatch_is_listed(tmp_path, state):
     with Checkpoints(str(tmp_path)) as checkpoints:
         checkpoints.save(1, state, {})
-    other = states.abstract(*setting(image_size=32))
+    other = states.abstract(*setting(image_size=64))
     with Checkpoints(str(tmp_path)) as checkpoints, pytest.raises(CheckpointError) as error:
         checkpoints.restore(1, other)
     assert "vision/position is float32[5, 128] in the checkpoint, float32[17, 128] here" in str(error.value)

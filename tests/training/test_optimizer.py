@@ -36,3 +36,23 @@ def test_clipping_bounds_the_gradient_that_adam_sees():
     _, state = optimizer.update(gradients, optimizer.init(params), params)
     mean = optax.tree_utils.tree_get(state, "mu")["kernel"]
     np.testing.assert_allclose(mean, (1 - config.optimizer.b1) * jnp.array([0.6, 0.8, 0, 0]), rtol=1e-5)
+
+
+def test_muon_gives_every_direction_of_a_block_matrix_one_step_size_and_leaves_the_rest_to_adam():
+    config = small()
+    config.optimizer.name, config.optimizer.weight_decay, config.optimizer.clip_norm = "muon", 0.0, 0.0
+    rng = np.random.default_rng(0)
+    # A gradient of query, key and value in which one direction outweighs all others a thousandfold.
+    left, right = (np.linalg.qr(rng.normal(size=(2, 3, 8, 8)))[0] for _ in range(2))
+    kernel = np.einsum("lsai,i,lsib->lasb", left, [1e3] + [1.0] * 7, right).reshape(2, 8, 3, 2, 4)
+    gradients = {"qkv": {"kernel": jnp.asarray(kernel, jnp.float32)}, "tokens": jnp.full((4, 8), 1e-3)}
+    optimizer = optimizers.make_optimizer(config)
+    params = optax.tree.zeros_like(gradients)
+    state = optimizer.init(params)
+    _, state = optimizer.update(gradients, state, params)  # the rate of the very first step is 0
+    updates, _ = optimizer.update(gradients, state, params)
+    rate = float(optimizers.make_schedule(config)(1))
+    update = np.moveaxis(np.asarray(updates["qkv"]["kernel"]).reshape(2, 8, 3, 8), 2, 1) / (-rate * 0.2 * 8**0.5)
+    spread = np.linalg.svd(update, compute_uv=False)
+    assert 0.4 < spread.min() and spread.max() < 1.4, spread  # AdamW's update would keep the large direction apart
+    np.testing.assert_allclose(updates["tokens"], -rate * np.ones((4, 8)), rtol=0.2)  # Adam: the size of the gradient is gone
