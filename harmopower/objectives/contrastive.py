@@ -37,7 +37,7 @@ class _Sums(NamedTuple):
     positive_count: jax.Array
 
 
-def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None):
+def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None, communication="ring"):
     """CLIP's symmetric cross-entropy (METHOD section 4), each shard of the batch for its own rows.
 
     Args:
@@ -45,12 +45,14 @@ def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None):
       logit_scale: scalar, already exponentiated and clamped.
       weight_rows: float [B]; the mean runs over the weighted rows, a row of weight 0 is no negative either. None: ones.
       block: rows of a tile; None chooses.
+      communication: how shards meet, "ring" or "gather" (see `harmopower.parallel.collectives`).
     Returns:
       loss, and metrics `accuracy_image_to_text` and `accuracy_text_to_image`: how often the pair itself is the best.
     """
     weight = row_weights(image, weight_rows)
     group = jnp.arange(image.shape[0], dtype=jnp.int32)
-    per_image, per_text, image_hits, text_hits = info_nce(image, text, weight > 0, group, logit_scale, block=block)
+    per_image, per_text, image_hits, text_hits = info_nce(
+        image, text, weight > 0, group, logit_scale, block=block, communication=communication)
     loss = (weighted_mean(per_image, weight) + weighted_mean(per_text, weight)) / 2
     return loss, {
         "accuracy_image_to_text": weighted_mean(image_hits, weight),
@@ -58,7 +60,9 @@ def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None):
     }
 
 
-def sigmoid_loss(image, text, logit_scale, logit_bias, *, weight_rows=None, block=None):
+def sigmoid_loss(
+    image, text, logit_scale, logit_bias, *, weight_rows=None, block=None, communication="ring",
+):
     """SigLIP's pairwise loss (METHOD section 4): every pair of the global batch is its own binary question.
 
     Args:
@@ -66,13 +70,14 @@ def sigmoid_loss(image, text, logit_scale, logit_bias, *, weight_rows=None, bloc
       logit_scale, logit_bias: scalars; the scale already exponentiated.
       weight_rows: float [B]; the mean runs over the weighted images, a row of weight 0 is no negative either.
       block: rows of a tile; None chooses.
+      communication: how shards meet, "ring" or "gather".
     Returns:
       loss, and metrics `positive_logit`, `accuracy` (share of pairs with a positive logit).
     """
     weight = row_weights(image, weight_rows)
-    block = collectives.fit_block(image.shape[0], block, DEFAULT_BLOCK)
-    sides = collectives.pad_rows((image, text, weight > 0), block)
-    per_image = _sigmoid_rows(block, *sides, jnp.float32(logit_scale), jnp.float32(logit_bias))[:image.shape[0]]
+    meeting = collectives.arrange(image.shape[0], block, DEFAULT_BLOCK, communication)
+    sides = collectives.pad_rows((image, text, weight > 0), meeting.block)
+    per_image = _sigmoid_rows(meeting, *sides, jnp.float32(logit_scale), jnp.float32(logit_bias))[:image.shape[0]]
     positive = logit_scale * jnp.sum(image.astype(jnp.float32) * text.astype(jnp.float32), axis=-1) + logit_bias
     return weighted_mean(per_image, weight), {
         "positive_logit": weighted_mean(lax.stop_gradient(positive), weight),
@@ -80,7 +85,9 @@ def sigmoid_loss(image, text, logit_scale, logit_bias, *, weight_rows=None, bloc
     }
 
 
-def info_nce(a, b, valid, group, logit_scale, *, duplicates="positives", block=None):
+def info_nce(
+    a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring",
+):
     """Cross-entropy of every row of `a` over the rows of `b` and the other way round, rows of one group positive.
 
     Args:
@@ -91,15 +98,16 @@ def info_nce(a, b, valid, group, logit_scale, *, duplicates="positives", block=N
       duplicates: "positives": the targets are uniform over the group; "ignore": only the row itself is positive, the
         rest of its group is left out.
       block: rows of a tile; None chooses.
+      communication: how shards meet, "ring" or "gather".
     Returns:
       losses of the rows of `a` [P] and of `b` [P]; whether the best candidate is a positive, for `a` and for `b` [P].
     """
     if duplicates not in ("positives", "ignore"):
         raise ValueError(f"duplicates is {duplicates!r}; choose 'positives' or 'ignore'")
     rows = a.shape[0]
-    block = collectives.fit_block(rows, block, DEFAULT_BLOCK)
-    sides = collectives.pad_rows((a, b, valid, group), block)
-    results = _info_nce(duplicates, block, *sides, jnp.float32(logit_scale))
+    meeting = collectives.arrange(rows, block, DEFAULT_BLOCK, communication)
+    sides = collectives.pad_rows((a, b, valid, group), meeting.block)
+    results = _info_nce(duplicates, meeting, *sides, jnp.float32(logit_scale))
     return tuple(result[:rows] for result in results)
 
 
@@ -139,16 +147,27 @@ def _no_sums(rows: int) -> _Sums:
     return _Sums(maximum=nothing, total=zero, positive_maximum=nothing, positive_total=zero, positive_count=zero)
 
 
-def _accumulate(sums: _Sums, logits, positive, axis: int) -> _Sums:
-    """Adds the candidates along `axis` of a tile of logits [g, h] (NOTHING where not allowed) to the running sums."""
-    maximum = jnp.maximum(sums.maximum, logits.max(axis))
-    tile_total = jnp.exp(logits - jnp.expand_dims(maximum, axis)).sum(axis)
+def _merge(one: _Sums, other: _Sums) -> _Sums:
+    """What a row has seen that has seen both."""
+    maximum = jnp.maximum(one.maximum, other.maximum)
     return _Sums(
         maximum=maximum,
-        total=sums.total * jnp.exp(sums.maximum - maximum) + tile_total,
-        positive_maximum=jnp.maximum(sums.positive_maximum, jnp.where(positive, logits, NOTHING).max(axis)),
-        positive_total=sums.positive_total + jnp.where(positive, logits, 0).sum(axis),
-        positive_count=sums.positive_count + positive.sum(axis),
+        total=one.total * jnp.exp(one.maximum - maximum) + other.total * jnp.exp(other.maximum - maximum),
+        positive_maximum=jnp.maximum(one.positive_maximum, other.positive_maximum),
+        positive_total=one.positive_total + other.positive_total,
+        positive_count=one.positive_count + other.positive_count,
+    )
+
+
+def _tile_sums(logits, positive, axis: int) -> _Sums:
+    """The sums over the candidates along `axis` of a tile of logits [g, h] (NOTHING where not allowed)."""
+    maximum = logits.max(axis)
+    return _Sums(
+        maximum=maximum,
+        total=jnp.exp(logits - jnp.expand_dims(maximum, axis)).sum(axis),
+        positive_maximum=jnp.where(positive, logits, NOTHING).max(axis),
+        positive_total=jnp.where(positive, logits, 0).sum(axis),
+        positive_count=positive.sum(axis, dtype=jnp.float32),
     )
 
 
@@ -159,36 +178,37 @@ def _finish(sums: _Sums):
     return normaliser, count, normaliser - sums.positive_total / count, sums.positive_maximum >= sums.maximum
 
 
-def _info_nce_sums(duplicates, block, a, b, valid, group, scale):
+def _info_nce_sums(duplicates, meeting, a, b, valid, group, scale):
     def tile(home, home_sums, guest, guest_sums, scale):
         allowed, positive = _relations(duplicates, guest, home)
         logits = jnp.where(allowed, scale * _similarities(guest.features, home.features), NOTHING)
-        return _accumulate(home_sums, logits, positive, axis=0), _accumulate(guest_sums, logits, positive, axis=1)
+        return tuple(
+            _merge(sums, _tile_sums(logits, positive, axis)) for axis, sums in enumerate((home_sums, guest_sums)))
 
     def shard(axes, rows, scale):
         guest, home = rows
         empty = _no_sums(home.valid.shape[0])
         return collectives.meet(
-            lambda *blocks: tile(*blocks, scale), home, empty, guest, empty, block, axes)
+            lambda *blocks: tile(*blocks, scale), home, empty, guest, empty, meeting, axes, combine=_merge)
 
     b_sums, a_sums = collectives.over_batch(shard, _two_sides(a, b, valid, group), scale)
     return _finish(a_sums), _finish(b_sums)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _info_nce(duplicates, block, a, b, valid, group, scale):
-    (*_, a_loss, a_hits), (*_, b_loss, b_hits) = _info_nce_sums(duplicates, block, a, b, valid, group, scale)
+def _info_nce(duplicates, meeting, a, b, valid, group, scale):
+    (*_, a_loss, a_hits), (*_, b_loss, b_hits) = _info_nce_sums(duplicates, meeting, a, b, valid, group, scale)
     return a_loss, b_loss, a_hits, b_hits
 
 
-def _info_nce_forward(duplicates, block, a, b, valid, group, scale):
-    a_results, b_results = _info_nce_sums(duplicates, block, a, b, valid, group, scale)
+def _info_nce_forward(duplicates, meeting, a, b, valid, group, scale):
+    a_results, b_results = _info_nce_sums(duplicates, meeting, a, b, valid, group, scale)
     (a_normaliser, a_count, a_loss, a_hits), (b_normaliser, b_count, b_loss, b_hits) = a_results, b_results
     kept = (a, b, valid, group, scale), (a_normaliser, a_count), (b_normaliser, b_count)
     return (a_loss, b_loss, a_hits, b_hits), kept
 
 
-def _info_nce_backward(duplicates, block, kept, cotangents):
+def _info_nce_backward(duplicates, meeting, kept, cotangents):
     """d loss / d logits = softmax - targets, tile by tile, once for the rows and once for the columns."""
     (a, b, valid, group, scale), a_known, b_known = kept
     a_cotangent, b_cotangent, *_ = cotangents
@@ -206,7 +226,7 @@ def _info_nce_backward(duplicates, block, kept, cotangents):
         (guest, home), a_known, b_known = rows
         return collectives.meet(
             lambda *blocks: tile(*blocks, scale), (home, b_known), jnp.zeros(home.features.shape),
-            (guest, a_known), (jnp.zeros(guest.features.shape), jnp.zeros(guest.valid.shape)), block, axes)
+            (guest, a_known), (jnp.zeros(guest.features.shape), jnp.zeros(guest.valid.shape)), meeting, axes)
 
     rows = _two_sides(a, b, valid, group), (*a_known, a_cotangent), (*b_known, b_cotangent)
     d_b, (d_a, d_scale) = collectives.over_batch(shard, rows, scale)
@@ -237,7 +257,7 @@ def _sigmoid_tile(guest: Rows, home: Rows, scale, bias):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sigmoid_rows(block, image, text, valid, scale, bias):
+def _sigmoid_rows(meeting, image, text, valid, scale, bias):
     """Sum over the valid texts of the negative log-likelihood, for every image: [B]."""
     def shard(axes, rows, shared):
         guest, home = rows
@@ -246,16 +266,16 @@ def _sigmoid_rows(block, image, text, valid, scale, bias):
             _, _, margin, allowed = _sigmoid_tile(guest, home, *shared)
             return home_sums, guest_sums + jnp.where(allowed, jax.nn.softplus(-margin), 0).sum(1)
 
-        return collectives.meet(tile, home, None, guest, jnp.zeros(guest.valid.shape), block, axes)[1]
+        return collectives.meet(tile, home, None, guest, jnp.zeros(guest.valid.shape), meeting, axes)[1]
 
     return collectives.over_batch(shard, _two_sides(image, text, valid, valid), (scale, bias))
 
 
-def _sigmoid_forward(block, image, text, valid, scale, bias):
-    return _sigmoid_rows(block, image, text, valid, scale, bias), (image, text, valid, scale, bias)
+def _sigmoid_forward(meeting, image, text, valid, scale, bias):
+    return _sigmoid_rows(meeting, image, text, valid, scale, bias), (image, text, valid, scale, bias)
 
 
-def _sigmoid_backward(block, kept, cotangent):
+def _sigmoid_backward(meeting, kept, cotangent):
     image, text, valid, scale, bias = kept
 
     def shard(axes, rows, shared):
@@ -271,7 +291,7 @@ def _sigmoid_backward(block, kept, cotangent):
 
         d_guest, zero = jnp.zeros(guest.features.shape), jnp.zeros(guest.valid.shape)
         return collectives.meet(
-            tile, home, jnp.zeros(home.features.shape), (guest, cotangent), ((d_guest, zero), zero), block, axes)
+            tile, home, jnp.zeros(home.features.shape), (guest, cotangent), ((d_guest, zero), zero), meeting, axes)
 
     rows = _two_sides(image, text, valid, valid), cotangent
     d_text, ((d_image, d_scale), d_bias) = collectives.over_batch(shard, rows, (scale, bias))

@@ -129,12 +129,14 @@ def _pick(scores, index, found):
 
 
 def powerset_loss(
-    regions, region_mask, phrases, phrase_mask, *, margin, weight_rows=None, block=None, rng=None, **how,
+    regions, region_mask, phrases, phrase_mask, *, margin, weight_rows=None, block=None, communication="ring", rng=None,
+    **how,
 ):
     """Triplet loss on the hardest text of every image and the hardest image of every text (METHOD section 6).
 
     `mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed. Inside
-    a mesh (`jax.set_mesh`) every shard of the batch searches its own texts against the images of all shards.
+    a mesh (`jax.set_mesh`) every shard of the batch searches its own texts against the images of all shards, or its own
+    images against all texts, if those have fewer phrases than images have regions.
 
     Args:
       regions: [B, M, D] L2-normalised, float32 or bfloat16; products are summed in float32.
@@ -144,6 +146,7 @@ def powerset_loss(
       margin: delta of the loss.
       weight_rows: float [B]; the mean runs over the weighted rows, a row of weight 0 is no negative either. None: ones.
       block: images and texts of a tile; None chooses from the shapes.
+      communication: how shards meet, "ring" or "gather" (see `harmopower.parallel.collectives`).
       rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
     Returns:
       loss, and metrics: `active` share of the 2 B rows, mean `positive`, `hard_text` and `hard_image` scores.
@@ -151,11 +154,12 @@ def powerset_loss(
     how = How(**how)
     rows, regions_an_image = regions.shape[:2]
     how.check_regions(regions_an_image)
-    block = collectives.fit_block(rows, block, _default_block(how, regions_an_image, phrases.shape[1]))
+    tile_rows = _default_block(how, regions_an_image, phrases.shape[1])
+    meeting = collectives.arrange(rows, block, tile_rows, communication)
     weight = row_weights(regions, weight_rows)
     subsets = draw_subsets(how, regions_an_image, rng)
-    padded = collectives.pad_rows((regions, region_mask, phrases, phrase_mask, weight > 0), block)
-    own, hard_text, hard_image = (scores[:rows] for scores in _triplet_scores(how, block, *padded, subsets))
+    padded = collectives.pad_rows((regions, region_mask, phrases, phrase_mask, weight > 0), meeting.block)
+    own, hard_text, hard_image = (scores[:rows] for scores in _triplet_scores(how, meeting, *padded, subsets))
     return _triplet(own, hard_text, hard_image, margin, weight)
 
 
@@ -409,6 +413,13 @@ class _Best(NamedTuple):
     index: jax.Array
 
 
+class _Hardest(NamedTuple):
+    """The hardest partner of every row: its index in the global batch, and the derivative of the loss by its score."""
+
+    index: jax.Array
+    cotangent: jax.Array
+
+
 def _default_block(how: How, regions: int, phrases: int) -> int:
     """Images and texts of a tile, a power of two, so that its largest array has at most TILE_ENTRIES numbers."""
     entries = TILE_ENTRIES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
@@ -454,19 +465,27 @@ def _best_along(scores, index, axis: int) -> _Best:
     return _Best(scores.max(axis), index[scores.argmax(axis)])
 
 
-def _search(how: How, block: int, axes, images, texts, valid, index, subsets):
+def _home_first(images: _Images, texts: _Texts, pair):
+    """Orders (of the images, of the texts) as (home, guest), and back: the side with fewer vectors a row travels."""
+    images_travel = images.regions.shape[1] <= texts.phrases.shape[1]
+    return tuple(pair)[::-1] if images_travel else tuple(pair)
+
+
+def _search(how: How, meeting, axes, images, texts, valid, index, subsets):
     """First sweep: the hardest text of every image and the hardest image of every text, over the global batch."""
-    def tile(home, hard_image, guest, hard_text):
-        (texts, text_valid, text_index), (images, image_valid, image_index) = home, guest
+    home_first = partial(_home_first, images, texts)
+
+    def tile(home, home_best, guest, guest_best):
+        (images, image_valid, image_index), (texts, text_valid, text_index) = home_first((home, guest))
+        hard_text, hard_image = home_first((home_best, guest_best))
         candidate = image_valid[:, None] & text_valid[None, :] & (image_index[:, None] != text_index[None, :])
         scores = jnp.where(candidate, _tile_scores(how, images, texts, subsets), -jnp.inf)
-        hard_image = _merge(hard_image, _best_along(scores, image_index, axis=0))
-        return hard_image, _merge(hard_text, _best_along(scores, text_index, axis=1))
+        hard_text = _merge(hard_text, _best_along(scores, text_index, axis=1))
+        return home_first((hard_text, _merge(hard_image, _best_along(scores, image_index, axis=0))))
 
+    home, guest = home_first(((images, valid, index), (texts, valid, index)))
     nobody = _Best(jnp.full(index.shape, -jnp.inf), jnp.full(index.shape, jnp.iinfo(jnp.int32).max))
-    hard_image, hard_text = collectives.meet(
-        tile, (texts, valid, index), nobody, (images, valid, index), nobody, block, axes)
-    return hard_text, hard_image
+    return home_first(collectives.meet(tile, home, nobody, guest, nobody, meeting, axes, combine=_merge))
 
 
 def _own_scores(how: How, block: int, images, texts, subsets):
@@ -479,11 +498,11 @@ def _own_scores(how: How, block: int, images, texts, subsets):
     return lax.map(score, collectives.split_blocks((images, texts), block)).reshape(-1)
 
 
-def _triplets(how: How, block: int, regions, region_mask, phrases, phrase_mask, valid, subsets):
+def _triplets(how: How, meeting, regions, region_mask, phrases, phrase_mask, valid, subsets):
     def shard(axes, rows, subsets):
         images, texts, valid, index = rows
-        own = _own_scores(how, block, images, texts, subsets)
-        return own, *_search(how, block, axes, images, texts, valid, index, subsets)
+        own = _own_scores(how, meeting.block, images, texts, subsets)
+        return own, *_search(how, meeting, axes, images, texts, valid, index, subsets)
 
     index = jnp.arange(regions.shape[0], dtype=jnp.int32)
     rows = _Images(regions, region_mask), _Texts(phrases, phrase_mask), valid, index
@@ -491,57 +510,67 @@ def _triplets(how: How, block: int, regions, region_mask, phrases, phrase_mask, 
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _triplet_scores(how: How, block: int, regions, region_mask, phrases, phrase_mask, valid, subsets):
+def _triplet_scores(how: How, meeting: collectives.Meeting, regions, region_mask, phrases, phrase_mask, valid, subsets):
     """Scores [B] of the own pair, the hardest text and the hardest image of every row; -inf where there is none."""
     own, hard_text, hard_image = _triplets(
-        how, block, regions, region_mask, phrases, phrase_mask, valid, subsets)
+        how, meeting, regions, region_mask, phrases, phrase_mask, valid, subsets)
     return own, hard_text.score, hard_image.score
 
 
-def _triplet_scores_forward(how, block, *arrays):
-    own, hard_text, hard_image = _triplets(how, block, *arrays)
+def _triplet_scores_forward(how, meeting, *arrays):
+    own, hard_text, hard_image = _triplets(how, meeting, *arrays)
     return (own, hard_text.score, hard_image.score), (arrays, hard_text.index, hard_image.index)
 
 
-def _triplet_scores_backward(how, block, kept, cotangents):
-    """Second sweep: the derivative of the `3 B` scores, each pair computed where its text lives."""
+def _triplet_scores_backward(how, meeting, kept, cotangents):
+    """Second sweep: the derivative of the `3 B` scores, each pair computed where its home row lives."""
     (regions, region_mask, phrases, phrase_mask, _, subsets), hard_text, hard_image = kept
     index = jnp.arange(regions.shape[0], dtype=jnp.int32)
-    rows = (_Images(regions, region_mask), _Texts(phrases, phrase_mask), index, hard_text, hard_image, cotangents)
-    d_regions, d_phrases = collectives.over_batch(partial(_shard_gradient, how, block), rows, subsets)
+    images, texts = _Images(regions, region_mask), _Texts(phrases, phrase_mask)
+    d_own, d_hard_text, d_hard_image = cotangents
+    hardest = _Hardest(hard_text, d_hard_text), _Hardest(hard_image, d_hard_image)
+    d_regions, d_phrases = collectives.over_batch(
+        partial(_shard_gradient, how, meeting), (images, texts, index, hardest, d_own), subsets)
     return d_regions.astype(regions.dtype), None, d_phrases.astype(phrases.dtype), None, None, None
 
 
-def _shard_gradient(how: How, block: int, axes, rows, subsets):
-    """Gradient of this shard's regions and phrases. The images visit, with their gradients and their hardest texts."""
-    images, texts, index, hard_text, hard_image, (d_own, d_hard_text, d_hard_image) = rows
+def _shard_gradient(how: How, meeting, axes, rows, subsets):
+    """Gradient of this shard's regions and phrases; the guests bring their hardest partners and collect gradients."""
+    images, texts, index, hardest, d_own = rows
+    home_first = partial(_home_first, images, texts)
     here = jnp.arange(index.shape[0])
-    add_pairs = partial(_add_pair_gradients, how, block, texts, subsets)
 
-    def visit(d_phrases, guest, d_regions):
-        images, guest_index, hard_text, d_hard_text = guest
-        text, d_found_text = _localise(hard_text, index[0], d_hard_text)
-        image, d_found_image = _localise(hard_image, guest_index[0], d_hard_image)
-        sums = add_pairs(images, (d_regions, d_phrases), here, text, d_found_text)
-        d_regions, d_phrases = add_pairs(images, sums, image, here, d_found_image)
-        return d_phrases, d_regions
+    def add_pairs(features, sums, rows, cotangent):
+        """All pairs are given as (home, guest)."""
+        return home_first(_add_pair_gradients(
+            how, meeting.block, subsets, home_first(features), home_first(sums), home_first(rows), cotangent))
 
-    zeros = jnp.zeros(images.regions.shape), jnp.zeros(texts.phrases.shape)
-    d_regions, d_phrases = add_pairs(images, zeros, here, here, d_own)
-    guest = images, index, hard_text, d_hard_text
-    d_phrases, d_regions = collectives.ring(visit, d_phrases, guest, d_regions, axes)
-    return d_regions, d_phrases
+    def visit(home_sums, guest, guest_sums):
+        guest_features, guest_index, guest_hardest = guest
+        features, sums = (home, guest_features), (home_sums, guest_sums)
+        at_home, cotangent = _localise(guest_hardest, index)
+        sums = add_pairs(features, sums, (at_home, jnp.arange(guest_index.shape[0])), cotangent)
+        visiting, cotangent = _localise(home_hardest, guest_index)
+        return add_pairs(features, sums, (here, visiting), cotangent)
 
-
-def _localise(global_index, first, cotangent):
-    """Row numbers within the shard that starts at `first`; the cotangent of rows that live elsewhere becomes 0."""
-    local = global_index - first
-    here = (local >= 0) & (local < global_index.shape[0])
-    return jnp.where(here, local, 0), jnp.where(here, cotangent, 0)
+    (home, guest), (home_hardest, guest_hardest) = home_first((images, texts)), home_first(hardest)
+    zeros = home_first((jnp.zeros(images.regions.shape), jnp.zeros(texts.phrases.shape)))
+    sums = collectives.visit_shards(
+        visit, zeros[0], (guest, index, guest_hardest), zeros[1], meeting.communication, axes)
+    return home_first(add_pairs((home, guest), sums, (here, here), d_own))
 
 
-def _add_pair_gradients(how: How, block: int, texts, subsets, images, sums, image_rows, text_rows, cotangents):
+def _localise(hardest: _Hardest, index):
+    """Where in the rows numbered `index` the hardest partners are; the cotangent of those elsewhere becomes 0."""
+    local = hardest.index - index[0]
+    there = (local >= 0) & (local < index.shape[0])
+    return jnp.where(there, local, 0), jnp.where(there, hardest.cotangent, 0)
+
+
+def _add_pair_gradients(how: How, block: int, subsets, features, sums, rows, cotangents):
     """Adds to the gradients (regions, phrases) those of the scores of the pairs (image_rows[p], text_rows[p])."""
+    images, texts = features
+
     def add(sums, pairs):
         d_regions, d_phrases = sums
         image_rows, text_rows, cotangent = pairs
@@ -553,7 +582,7 @@ def _add_pair_gradients(how: How, block: int, texts, subsets, images, sums, imag
         d_regions = d_regions.at[image_rows].add(_inner_products("mkp,pkd->pmd", slope, text.phrases))
         return (d_regions, d_phrases.at[text_rows].add(_inner_products("mkp,pmd->pkd", slope, regions))), None
 
-    return lax.scan(add, sums, collectives.split_blocks((image_rows, text_rows, cotangents), block))[0]
+    return lax.scan(add, sums, collectives.split_blocks((*rows, cotangents), block))[0]
 
 
 _triplet_scores.defvjp(_triplet_scores_forward, _triplet_scores_backward)

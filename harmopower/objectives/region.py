@@ -60,7 +60,7 @@ def _bilinear(start, end, size: int):
 _AXIS_WEIGHTS = {"cover": _touched, "overlap": _covered, "roi_align": _bilinear}
 
 
-def pool_regions(tokens, boxes, box_valid, grid: tuple[int, int], mode: str):
+def pool_regions(tokens, boxes, box_valid, grid: tuple[int, int], mode: str, kept=None):
     """Region features from patch tokens.
 
     Args:
@@ -68,11 +68,17 @@ def pool_regions(tokens, boxes, box_valid, grid: tuple[int, int], mode: str):
       boxes: [B, M, 4] as y0, x0, y1, x1 in shares of the image.
       box_valid: bool [B, M].
       grid, mode: see `region_weights`.
+      kept: int32 [B, N], which patches of the grid the tokens are; None for all of them in order.
     Returns:
-      phi [B, M, D] L2-normalised, 0 where there is no region, and the regions' mask bool [B, M]: valid, with area.
+      phi [B, M, D] L2-normalised, 0 where there is no region, and the regions' mask bool [B, M]: valid, with area, and
+      with a patch that is kept.
     """
     mask = box_valid & has_area(boxes)
-    weights = region_weights(boxes, grid, mode).astype(tokens.dtype)
+    weights = region_weights(boxes, grid, mode)
+    if kept is not None:
+        weights = jnp.take_along_axis(weights, kept[:, None, :], axis=-1)
+        mask &= (weights > 0).any(-1)
+    weights = weights.astype(tokens.dtype)
     pooled = jnp.einsum("bmn,bnd->bmd", weights, tokens, preferred_element_type=jnp.float32)
     return normalise(pooled, mask).astype(tokens.dtype), mask
 
@@ -88,7 +94,9 @@ def normalise(vectors, mask=None):
     return vectors * jnp.where(positive, lax.rsqrt(jnp.where(positive, square, 1)), 0)
 
 
-def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=None):
+def pair_loss(
+    a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring",
+):
     """Symmetric InfoNCE between the valid rows of `a` and `b` (LRC, and GR with texts; METHOD section 5, our choice).
 
     Args:
@@ -99,12 +107,13 @@ def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=
       duplicates: "positives": all rows of the group are positives, targets row-normalised; "ignore": the others of the
         group are left out.
       block: rows of a tile; None chooses.
+      communication: how shards meet, "ring" or "gather" (see `harmopower.parallel.collectives`).
     Returns:
       loss (0 without a valid pair), and metrics `pairs` (their number) and `accuracy` (the best candidate is
       a positive, both ways).
     """
     per_a, per_b, a_hits, b_hits = contrastive.info_nce(
-        a, b, valid, group, logit_scale, duplicates=duplicates, block=block)
+        a, b, valid, group, logit_scale, duplicates=duplicates, block=block, communication=communication)
     weight = valid.astype(jnp.float32)
     loss = (contrastive.weighted_mean(per_a, weight) + contrastive.weighted_mean(per_b, weight)) / 2
     accuracy = (contrastive.weighted_mean(a_hits, weight) + contrastive.weighted_mean(b_hits, weight)) / 2

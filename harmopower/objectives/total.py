@@ -22,8 +22,8 @@ class Features(NamedTuple):
     phrase_mask: jax.Array | None = None  # [B, K]
     lexemes: jax.Array | None = None  # [B, M, D] L2-normalised
     pair_mask: jax.Array | None = None  # [B, M] the region has a lexeme
-    region_text: jax.Array | None = None  # [B, M, D] L2-normalised: the region's own text, or its crop
-    text_mask: jax.Array | None = None  # [B, M] the region has a region_text
+    region_text: jax.Array | None = None  # [B, R, D] L2-normalised: own texts of the first R regions, or their crops
+    text_mask: jax.Array | None = None  # [B, R] the region has a region_text
     group: jax.Array | None = None  # [B, M] int32, equal for equal texts
 
 
@@ -69,12 +69,12 @@ def gather_features(
       image_tower, text_tower: objects with `pooled` [B, D] and `tokens` [B, N, D] or [B, T, D], in the shared space,
         not normalised.
       batch: mapping with the keys of DESIGN's `Batch` that are needed, and `box_group` int32 [B, M], equal for equal
-        texts.
+        texts; with patch dropout `kept_patches` int32 [B, N], which patches the image tokens are.
       objective: `config.objective`.
       grid: rows and columns of patches.
-      region_text_tower: outputs for the regions' own texts, `pooled` [B, M, D] and `tokens` [B, M, S, D]; None where
-        the data have none.
-      region_text_content: bool [B, M, S], the content tokens of those texts; a region without any has no own text.
+      region_text_tower: outputs for the own texts of the first R regions, `pooled` [B, R, D] and `tokens` [B, R, S, D];
+        None where the data have none.
+      region_text_content: bool [B, R, S], the content tokens of those texts; a region without any has no own text.
       crops: [B, M, D] image embeddings of the enlarged boxes, for `global_region.mode = "crop"`.
     """
     needs = active(objective)
@@ -82,7 +82,8 @@ def gather_features(
     fields["weight"] = jnp.asarray(batch["weight"], jnp.float32)
     if needs.regions:
         fields["regions"], fields["region_mask"] = region.pool_regions(
-            image_tower.tokens, batch["boxes"], batch["box_valid"], grid, objective.region_pooling)
+            image_tower.tokens, batch["boxes"], batch["box_valid"], grid, objective.region_pooling,
+            batch.get("kept_patches"))
     if objective.powerset.weight > 0:
         fields["phrases"], fields["phrase_mask"] = sum_phrases(
             text_tower.tokens, batch["phrases"], objective.powerset.phrase_norm)
@@ -132,14 +133,15 @@ def pool_lexemes(tokens, phrases, box_phrase, region_text_tower=None, region_tex
     mask = span.any(-1)
     if region_text_tower is not None:
         content = region_text_content.astype(tokens.dtype)
-        own = jnp.einsum("bms,bmsd->bmd", content, region_text_tower.tokens, preferred_element_type=jnp.float32)
-        summed = jnp.where(mask[..., None], summed, own)
-        mask |= region_text_content.any(-1)
+        own = jnp.einsum("brs,brsd->brd", content, region_text_tower.tokens, preferred_element_type=jnp.float32)
+        without_text = ((0, 0), (0, mask.shape[1] - content.shape[1]))
+        summed = jnp.where(mask[..., None], summed, jnp.pad(own, (*without_text, (0, 0))))
+        mask |= jnp.pad(region_text_content.any(-1), without_text)
     return region.normalise(summed, mask).astype(tokens.dtype), mask
 
 
 def _region_targets(mode, region_mask, region_text_tower, region_text_content, crops):
-    """What GR pulls regions towards, [B, M, D] L2-normalised, and which regions have it, bool [B, M]."""
+    """What GR pulls the first R regions towards, [B, R, D] L2-normalised, and which of them have it, bool [B, R]."""
     if mode == "crop":
         if crops is None:
             raise ValueError("objective.global_region.mode is 'crop' but no crop embeddings were given")
@@ -187,29 +189,33 @@ def warm_up(term, step):
 
 
 def _global(features: Features, scales, objective, rng):
+    rows = dict(weight_rows=features.weight, communication=objective.communication)
     if objective["global"].kind == "sigmoid":
         return contrastive.sigmoid_loss(
-            features.image, features.text, scales["logit_scale"], scales["logit_bias"], weight_rows=features.weight)
-    return contrastive.softmax_loss(
-        features.image, features.text, scales["logit_scale"], weight_rows=features.weight)
+            features.image, features.text, scales["logit_scale"], scales["logit_bias"], **rows)
+    return contrastive.softmax_loss(features.image, features.text, scales["logit_scale"], **rows)
 
 
 def _lexeme_region(features: Features, scales, objective, rng):
     valid = _valid_pairs(features, features.pair_mask)
     scale = _region_scale(scales, objective)
     rows = (_flat(array) for array in (features.regions, features.lexemes, valid, features.group))
-    loss, metrics = region.pair_loss(*rows, scale, duplicates=objective.lexeme_region.duplicates)
+    loss, metrics = region.pair_loss(
+        *rows, scale, duplicates=objective.lexeme_region.duplicates, communication=objective.communication)
     return loss, metrics | _share(valid, features)
 
 
 def _global_region(features: Features, scales, objective, rng):
     valid = _valid_pairs(features, features.text_mask)
+    with_text = features.text_mask.shape[1]  # the other regions would only be padding in a loss of B M x B M
+    regions, group = features.regions[:, :with_text], features.group[:, :with_text]
     if objective.global_region.mode == "crop":
-        loss, metrics = region.crop_loss(features.regions, features.region_text, valid)
+        loss, metrics = region.crop_loss(regions, features.region_text, valid)
     else:
-        rows = (_flat(array) for array in (features.regions, features.region_text, valid, features.group))
+        rows = (_flat(array) for array in (regions, features.region_text, valid, group))
         loss, metrics = region.pair_loss(
-            *rows, _region_scale(scales, objective), duplicates=objective.lexeme_region.duplicates)
+            *rows, _region_scale(scales, objective), duplicates=objective.lexeme_region.duplicates,
+            communication=objective.communication)
     return loss, metrics | _share(valid, features)
 
 
@@ -220,7 +226,8 @@ def _powerset(features: Features, scales, objective, rng):
     return powerset.powerset_loss(
         features.regions, features.region_mask, features.phrases, features.phrase_mask, margin=term.margin,
         weight_rows=features.weight * usable, rng=rng if term.method == "sampled" else None, method=term.method,
-        temperature=term.temperature, zeta=term.zeta, samples=term.samples, score_norm=term.score_norm)
+        temperature=term.temperature, zeta=term.zeta, samples=term.samples, score_norm=term.score_norm,
+        communication=objective.communication)
 
 
 _TERMS = {
@@ -229,7 +236,7 @@ _TERMS = {
 
 
 def _valid_pairs(features: Features, has_target):
-    return features.region_mask & has_target & (features.weight > 0)[:, None]
+    return features.region_mask[:, :has_target.shape[1]] & has_target & (features.weight > 0)[:, None]
 
 
 def _region_scale(scales, objective):

@@ -1,11 +1,20 @@
-"""How the rows of a sharded batch meet: shard by shard in a ring, and block by block inside a shard.
+"""How the rows of a sharded batch meet: shard by shard across devices, and block by block inside a shard.
 
 The losses compare every row with every row. Here is the one way in which they do it: each shard keeps its own rows
-(`home`) and lets the rows of every other shard visit (`guest`), so a device never holds more than two shards, and never
-a matrix larger than one tile. What the visit leaves behind travels with the guest and comes home with it, so no
-separate reduction over devices is needed. Outside a mesh there is one shard and the ring is a single visit.
+(`home`), the rows of every shard visit it (`guest`), and no matrix is ever larger than one tile. The guests come in one
+of two ways (`objective.communication`):
+
+- "ring", the default: shard after shard by `ppermute`. A device never holds more than two shards, however many there
+  are, and the hop hides behind the work of the visit. What the visits leave behind travels with the guest and comes
+  home with it.
+- "gather": all at once. Every device holds the guests of the whole batch and what its visit left behind for each of
+  them; the latter are combined over the devices on their way home. Fewer and larger messages, which pays where the
+  shards are small.
+
+Outside a mesh there is one shard and one visit.
 """
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +22,15 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from harmopower.parallel import rules
+
+COMMUNICATIONS = ("ring", "gather")
+
+
+class Meeting(NamedTuple):
+    """How the rows of a batch meet: rows of a tile, and one of `COMMUNICATIONS`. Made by `arrange`."""
+
+    block: int
+    communication: str = "ring"
 
 
 def batch_axes() -> tuple[str, ...]:
@@ -31,7 +49,7 @@ def over_batch(function, rows, shared=()):
     """Runs `function(axes, rows, shared)` once on each shard of the batch and returns what it returns.
 
     Args:
-      function: gets the names of the batch axes (for `ring`), its own rows and the shared values whole. Everything that
+      function: gets the names of the batch axes (for `meet`), its own rows and the shared values whole. Everything that
         it returns must again have the rows of its shard on the leading axis.
       rows: tree of arrays [B, ...], B a multiple of `shard_count()` (see `pad_rows`).
       shared: tree of arrays that every shard holds whole.
@@ -48,25 +66,35 @@ def over_batch(function, rows, shared=()):
     )(rows, shared)
 
 
-def ring(visit, home, guest, guest_sums, axes: tuple[str, ...]):
-    """Lets the guest of every shard visit every shard once and come home.
+def visit_shards(visit, home, guest, guest_sums, communication: str, axes: tuple[str, ...], combine=None):
+    """Lets the guests of every shard visit every shard once, and brings home what the visits left behind.
 
     Args:
-      visit: `visit(home, guest, guest_sums) -> (home, guest_sums)`.
+      visit: `visit(home, guest, guest_sums) -> (home, guest_sums)` with the guests of one shard.
       home: tree that stays; `visit` updates it.
-      guest: tree that travels unchanged, so that its next hop overlaps with the work of this one.
-      guest_sums: tree that travels with the guest and that `visit` updates.
+      guest: tree [b, ...] of the guests, read only.
+      guest_sums: tree [b, ...] of what is accumulated for the guests, as it is before any visit: zeros, or what
+        `combine` with anything leaves unchanged.
+      communication: one of `COMMUNICATIONS`.
       axes: the batch axes that `over_batch` gave; empty for one shard.
+      combine: `combine(sums, sums) -> sums` joins what two visits left behind; None adds.
     Returns:
-      home and guest_sums after all visits, the latter back on the shard that sent them.
+      home and guest_sums after all visits, the latter on the shard that the guests came from.
     """
     if not axes:
         return visit(home, guest, guest_sums)
+    if communication == "ring":
+        return _ring(visit, home, guest, guest_sums, axes)
+    return _gather(visit, home, guest, guest_sums, axes, combine)
+
+
+def _ring(visit, home, guest, guest_sums, axes):
     count = lax.axis_size(axes)
     neighbours = [(shard, (shard + 1) % count) for shard in range(count)]
 
     def hop(state, _):
         home, guest, guest_sums = state
+        # The guest leaves before the visit is over, so that its hop overlaps with the work.
         travelled = lax.ppermute(guest, axes, neighbours)
         home, guest_sums = visit(home, guest, guest_sums)
         return (home, travelled, lax.ppermute(guest_sums, axes, neighbours)), None
@@ -75,15 +103,27 @@ def ring(visit, home, guest, guest_sums, axes: tuple[str, ...]):
     return home, guest_sums
 
 
-def meet(tile, home, home_sums, guest, guest_sums, block: int, axes: tuple[str, ...]):
-    """Lets every row of the global batch meet every row, `block` by `block` rows at a time.
+def _gather(visit, home, guest, guest_sums, axes, combine):
+    everyone = jax.tree.map(lambda rows: lax.all_gather(rows, axes), guest)  # [shards, b, ...]
+    home, left = lax.scan(lambda home, guest: visit(home, guest, guest_sums), home, everyone)
+    if combine is None:
+        return home, jax.tree.map(lambda rows: lax.psum_scatter(rows, axes), left)
+    # What each shard has left behind for the guests of this one.
+    left = jax.tree.map(lambda rows: lax.all_to_all(rows, axes, 0, 0), left)
+    return home, lax.scan(lambda one, other: (combine(one, other), None), guest_sums, left)[0]
+
+
+def meet(
+    tile, home, home_sums, guest, guest_sums, meeting: Meeting, axes: tuple[str, ...], combine=None,
+):
+    """Lets every row of the global batch meet every row, `meeting.block` by `meeting.block` rows at a time.
 
     Args:
       tile: `tile(home, home_sums, guest, guest_sums) -> (home_sums, guest_sums)` on one block of each.
       home, home_sums: trees [b, ...] of this shard that stay: what is read and what is accumulated.
       guest, guest_sums: trees [b, ...] of this shard that visit all shards.
-      block: rows of a tile; must divide b.
-      axes: the batch axes that `over_batch` gave.
+      meeting: from `arrange`; its block must divide b.
+      axes, combine: see `visit_shards`; sums are given as they are before any meeting.
     Returns:
       home_sums and guest_sums of this shard, complete over the global batch.
     """
@@ -102,8 +142,8 @@ def meet(tile, home, home_sums, guest, guest_sums, block: int, axes: tuple[str, 
         guest_sums, home_sums = lax.scan(home_meets_all, guest_sums, (home, home_sums))
         return home_sums, guest_sums
 
-    home, home_sums, guest, guest_sums = split_blocks((home, home_sums, guest, guest_sums), block)
-    return join_blocks(ring(visit, home_sums, guest, guest_sums, axes))
+    home, home_sums, guest, guest_sums = split_blocks((home, home_sums, guest, guest_sums), meeting.block)
+    return join_blocks(visit_shards(visit, home_sums, guest, guest_sums, meeting.communication, axes, combine))
 
 
 def split_blocks(tree, block: int):
@@ -116,15 +156,17 @@ def join_blocks(tree):
     return jax.tree.map(lambda array: array.reshape((-1,) + array.shape[2:]), tree)
 
 
-def fit_block(rows: int, block: int | None, default: int) -> int:
-    """The rows of a block: `block` or else `default`, but never more than a shard of the batch of `rows` has.
+def arrange(rows: int, block: int | None, default: int, communication: str) -> Meeting:
+    """How a batch of `rows` meets: in tiles of `block` or else `default` rows, at most those of a shard.
 
     Raises:
-      ValueError: block is not positive.
+      ValueError: block is not positive, or communication is none of `COMMUNICATIONS`.
     """
     if block is not None and block < 1:
         raise ValueError(f"block {block} is not a number of rows; give at least 1, or None to choose from the shapes")
-    return min(block or default, -(-rows // shard_count()))
+    if communication not in COMMUNICATIONS:
+        raise ValueError(f"objective.communication is {communication!r}; choose one of {', '.join(COMMUNICATIONS)}")
+    return Meeting(min(block or default, -(-rows // shard_count())), communication)
 
 
 def pad_rows(tree, block: int):

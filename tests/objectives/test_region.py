@@ -56,6 +56,22 @@ def test_empty_box_has_no_region(mode):
     assert not np.any(gradient)  # zero tokens make a zero vector: no direction, no gradient, no NaN
 
 
+@pytest.mark.parametrize("mode", ["cover", "overlap", "roi_align"])
+def test_regions_are_pooled_over_kept_patches_only(mode):
+    boxes = np.stack([random_boxes(1, 6), random_boxes(2, 6)])
+    tokens = np.random.default_rng(0).normal(size=(2, 35, 4)).astype(np.float32)
+    kept = np.array([[2, 17, 30], [0, 8, 9]])
+    valid = np.ones((2, 6), bool)
+    pool = jax.jit(lambda tokens: region.pool_regions(tokens, boxes, valid, GRID, mode, kept))
+    phi, mask = pool(np.take_along_axis(tokens, kept[..., None], 1))
+    weights = np.take_along_axis(np.asarray(weights_of(boxes, GRID, mode)), kept[:, None], 2)
+    assert mask.any() and not mask.all()  # some box has lost all its patches
+    np.testing.assert_array_equal(mask, weights.any(-1))
+    without = np.where((np.arange(35) == kept[:, :, None]).any(1)[..., None], tokens, 0)
+    expected, _ = region.pool_regions(without, boxes, valid, GRID, mode)
+    np.testing.assert_allclose(phi, expected, atol=1e-5)
+
+
 def test_unknown_mode_names_the_key():
     with pytest.raises(ValueError, match="objective.region_pooling is 'max'"):
         region.region_weights(np.zeros((1, 4)), GRID, "max")

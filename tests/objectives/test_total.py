@@ -124,6 +124,17 @@ def test_switches_reach_the_losses(inputs):
         assert abs(changed[name] - plain[name]) > 1e-3
 
 
+def test_communication_reaches_every_loss_that_compares_rows(inputs):
+    for name in ("global", "lexeme_region", "global_region", "powerset"):
+        terms = objective(**{name: 1.0})
+        terms.communication = "star"
+        with pytest.raises(ValueError, match="objective.communication is 'star'"):
+            total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
+    terms["global"].kind, terms["global"].weight = "sigmoid", 1.0
+    with pytest.raises(ValueError, match="objective.communication"):
+        total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
+
+
 def test_crop_mode_uses_the_crops(inputs):
     image_tower, text_tower, batch, _ = inputs
     terms = objective(global_region=1.0)

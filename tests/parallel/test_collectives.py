@@ -1,8 +1,9 @@
-"""Blocks, padding and the meeting of rows on one device; the ring is tested by the sharded losses."""
+"""Blocks, padding and the meeting of rows on one device; several: test_collectives_multi_device.py."""
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harmopower.config import CHOICES
 from harmopower.parallel import collectives
 
 
@@ -14,7 +15,8 @@ def test_every_row_meets_every_row_once():
         return home_sums + products.sum(0), guest_sums + products.sum(1)
 
     for block in (1, 2, 3, 6):
-        home_sums, guest_sums = collectives.meet(tile, home, jnp.zeros(6), guest, jnp.zeros(6), block, ())
+        meeting = collectives.Meeting(block)
+        home_sums, guest_sums = collectives.meet(tile, home, jnp.zeros(6), guest, jnp.zeros(6), meeting, ())
         np.testing.assert_allclose(home_sums, home * guest.sum())
         np.testing.assert_allclose(guest_sums, guest * home.sum())
 
@@ -26,13 +28,19 @@ def test_padding_fills_whole_blocks_with_zeros():
 
 
 def test_blocks_never_exceed_the_rows():
-    assert collectives.fit_block(rows=5, block=None, default=64) == 5
-    assert collectives.fit_block(rows=500, block=None, default=64) == 64
-    assert collectives.fit_block(rows=500, block=7, default=64) == 7
+    assert collectives.arrange(5, None, 64, "ring") == (5, "ring")
+    assert collectives.arrange(500, None, 64, "gather") == (64, "gather")
+    assert collectives.arrange(500, 7, 64, "ring") == (7, "ring")
     with pytest.raises(ValueError, match="block 0"):
-        collectives.fit_block(rows=5, block=0, default=64)
+        collectives.arrange(5, 0, 64, "ring")
+    with pytest.raises(ValueError, match="objective.communication is 'star'; choose one of ring, gather"):
+        collectives.arrange(5, None, 64, "star")
 
 
 def test_outside_a_mesh_there_is_one_shard():
     assert collectives.batch_axes() == () and collectives.shard_count() == 1
     assert collectives.over_batch(lambda axes, rows, shared: (axes, rows + shared), 1, 2) == ((), 3)
+
+
+def test_the_config_offers_what_there_is():
+    assert CHOICES["objective.communication"] == collectives.COMMUNICATIONS
