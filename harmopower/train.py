@@ -33,9 +33,10 @@ def main(argv: list[str]) -> int:
     tokenizer, pipeline = runs.open_data(config)
     model = runs.build_model(config, tokenizer)
     runs.write_workdir(workdir, config, tokenizer)
-    load_init = (lambda params: init.load_init(config.init, params, config)) if config.init else None
+    say = print if jax.process_index() == 0 else (lambda text: None)
+    load_init = (lambda params: init.load_init(config.init, params, config, say)) if config.init else None
     with StopSignal() as stop:
-        evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.requested)
+        evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.agreed)
         try:
             return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init)
         except BadDataError as error:

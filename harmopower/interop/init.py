@@ -33,7 +33,13 @@ def resample_vision_position(position, grid: int):
 
 
 def resample_text_position(position, length: int):
-    """Resamples text positions `[old, width]` to another context length: linear, as OpenCLIP does."""
+    """Text positions `[old, width]` for another context length.
+
+    A shorter one takes the first: the tower is causal, so captions that fit give what they gave before (our choice;
+    OpenCLIP squeezes all of them in). A longer one is stretched linearly, as OpenCLIP does.
+    """
+    if length <= len(position):
+        return position[:length]
     return jax.image.resize(position, (length, position.shape[1]), "linear", antialias=False)
 
 

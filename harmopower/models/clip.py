@@ -11,6 +11,9 @@ from harmopower.models.text import TextTower
 from harmopower.models.vision import VisionTower
 
 
+VOCABULARY = 49408  # of CLIP's own tokenizer, whose end token is the last id
+
+
 class Encoded(NamedTuple):
     """What a tower gives, in the shared space and not normalised: pooled `[B, D]`, tokens `[B, N or T, D]`."""
 
@@ -58,10 +61,13 @@ class CLIP(nn.Module):
         side = self.image_size // self.preset.patch_size
         return side, side
 
-    def encode_image(self, images) -> Encoded:
-        """Encodes images `[B, H, W, 3]`: uint8 pixels, or float pixels already in 0..1. Normalised here, on the device."""
+    def encode_image(self, images, kept=None) -> Encoded:
+        """Encodes images `[B, H, W, 3]`: uint8 pixels, or float pixels already in 0..1. Normalised here, on the device.
+
+        With `kept` int32 `[B, N]` only those patches are computed, and `tokens` are theirs (patch dropout).
+        """
         pixels = images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
-        return Encoded(*self.vision((pixels - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std)))
+        return Encoded(*self.vision((pixels - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std), kept))
 
     def encode_text(self, ids) -> Encoded:
         """Encodes token ids `[B, T]`."""
@@ -104,6 +110,12 @@ def grid(config) -> tuple[int, int]:
     return side, side
 
 
+def text_pool(config) -> str:
+    """How the text tower pools, `eos` or `mean`: what `config.model.text_pool` says, or as the image tower does."""
+    like_image = "eos" if config.model.pool == "cls" else "mean"
+    return like_image if config.model.text_pool == "auto" else config.model.text_pool
+
+
 def from_config(config, vocabulary: int, eot_id: int) -> CLIP:
     """Builds the model of a run's config for a tokenizer of that many ids.
 
@@ -112,9 +124,6 @@ def from_config(config, vocabulary: int, eot_id: int) -> CLIP:
     """
     grid(config)
     preset = presets.get(config.model.preset)
-    text_pool = config.model.text_pool
-    if text_pool == "auto":
-        text_pool = "eos" if config.model.pool == "cls" else "mean"
     transformer = {name: config.model[name] for name in ("activation", "attention", "remat", "scan_unroll")}
     transformer |= {"epsilon": config.model.layer_norm_epsilon, "dtype": jnp.dtype(config.model.dtype)}
     return CLIP(
@@ -124,7 +133,7 @@ def from_config(config, vocabulary: int, eot_id: int) -> CLIP:
         vocabulary=vocabulary,
         eot_id=eot_id,
         pool=config.model.pool,
-        text_pool=text_pool,
+        text_pool=text_pool(config),
         dense=config.model.dense,
         transformer=nn.FrozenDict(transformer),
         pixel_mean=tuple(config.model.pixel_mean),

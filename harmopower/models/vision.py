@@ -33,14 +33,18 @@ class VisionTower(nn.Module):
     transformer: dict
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images, kept=None):
         """Encodes normalised images `[B, H, W, 3]`.
 
+        Args:
+          kept: int32 `[B, N]`, the patches of each image that are computed at all (`draw_patches`); None for all.
+
         Returns:
-          pooled `[B, D]` and patch tokens `[B, N, D]`, row-major over the grid, after the final norm and projection.
+          pooled `[B, D]` and patch tokens `[B, N, D]`, in the order of `kept` or else row-major over the grid, after
+          the final norm and projection.
         """
         width, dtype = self.size.width, self.transformer["dtype"]
-        x = self._tokens(images.astype(dtype))
+        x = self._tokens(images.astype(dtype), kept)
         x = layers.layer_norm(self.transformer["epsilon"], dtype, "norm_pre")(x)
         x, value = layers.Transformer(
             width, self.size.heads, self.size.layers, causal=False, name="transformer", **self.transformer
@@ -52,8 +56,8 @@ class VisionTower(nn.Module):
         pooled = tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(axis=1)
         return pooled, (tokens if value is None else project(value))[:, 1:]
 
-    def _tokens(self, images):
-        """Patches through one matrix (a stride-`patch_size` convolution), class token first, positions added."""
+    def _tokens(self, images, kept):
+        """The kept patches through one matrix (a stride-`patch_size` convolution), class token first, with positions."""
         batch, (rows, columns), patch, width = images.shape[0], self.grid, self.patch_size, self.size.width
         # The standard deviation of PyTorch's own initialiser of a convolution, which CLIP trains from.
         kernel = self.param(
@@ -63,9 +67,37 @@ class VisionTower(nn.Module):
         class_token = self.param("class_token", layers.normal(scale, "norm"), (width,))
         position = self.param("position", _init_position, self.grid, width)
         patches = images.reshape(batch, rows, patch, columns, patch, 3).swapaxes(2, 3).reshape(batch, rows * columns, -1)
-        tokens = patches @ kernel.astype(images.dtype)
-        first = jnp.broadcast_to(class_token.astype(tokens.dtype), (batch, 1, width))
-        return jnp.concatenate([first, tokens], axis=1) + position.astype(tokens.dtype)
+        places = position[1:]
+        if kept is not None:
+            # Before the first product: what is dropped costs nothing, and pixels need no gradient of the gathering.
+            patches, places = jnp.take_along_axis(patches, kept[..., None], axis=1), places[kept]
+        tokens = patches @ kernel.astype(images.dtype) + places.astype(images.dtype)
+        first = (class_token + position[0]).astype(tokens.dtype)
+        return jnp.concatenate([jnp.broadcast_to(first, (batch, 1, width)), tokens], axis=1)
+
+
+def kept_patches(grid: tuple[int, int], dropout: float) -> int:
+    """How many patches of an image are kept: the same number in all, at least one."""
+    return max(1, round(grid[0] * grid[1] * (1 - dropout)))
+
+
+def draw_patches(key, rows: int, grid: tuple[int, int], dropout: float):
+    """Draws the patches that each image keeps (FLIP, Li et al. 2023, arXiv 2212.00794).
+
+    Args:
+      key: of the step.
+      rows: B, images of the global batch. The draw of a row follows from the key and the row's number alone, so neither
+        devices nor slices change it.
+      dropout: share of the patches that is dropped.
+
+    Returns:
+      int32 `[B, kept_patches]`, ascending.
+    """
+    def draw(row):
+        order = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, row), (grid[0] * grid[1],)))
+        return jnp.sort(order[: kept_patches(grid, dropout)])
+
+    return jax.vmap(draw)(jnp.arange(rows)).astype(jnp.int32)
 
 
 def crop_boxes(images, boxes, enlargement: float):

@@ -1,8 +1,13 @@
-"""The device mesh of a run: axes `data`, `fsdp` and `tensor`, built once and entered with `jax.set_mesh`."""
+"""The device mesh of a run: axes `data`, `fsdp` and `tensor`, built once and entered with `jax.set_mesh`.
+
+Several TPU slices or GPU nodes are found by themselves: the slow network between them lies on the axis `data` as far
+as that axis allows, then on `fsdp`. So on 4 nodes of 8 GPUs `fsdp=8` shards parameters inside each node.
+"""
 import math
 import os
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from harmopower.config import ConfigError
@@ -12,27 +17,76 @@ from harmopower.parallel import rules
 def initialize_processes() -> None:
     """Joins the processes of a multi-host run, where the environment says that this is one.
 
-    Cloud TPU pods and Slurm steps of several tasks are recognised by jax itself; elsewhere set JAX_COORDINATOR_ADDRESS,
+    Slurm steps of several tasks and TPU pods on GKE show in the environment. HARMOPOWER_DISTRIBUTED=1 makes jax find out
+    where nothing shows: on Cloud TPU VMs (launch/tpu_vm.sh sets it). Elsewhere set JAX_COORDINATOR_ADDRESS,
     JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
+    tasks, hosts = os.environ.get("SLURM_STEP_NUM_TASKS", 1), os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     if os.environ.get("JAX_COORDINATOR_ADDRESS"):
         jax.distributed.initialize(
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]), process_id=int(os.environ["JAX_PROCESS_ID"])
         )
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
+    elif int(tasks) > 1 or len(hosts) > 1 or os.environ.get("HARMOPOWER_DISTRIBUTED") == "1":
         jax.distributed.initialize()
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
     """Builds the mesh; one axis may be -1 and takes the devices that the others leave.
 
+    Args:
+      devices: all of them by default. Their `slice_index`, or where they have none their process, says which of them
+        are joined by the fast network; groups must be of equal size.
+
     Raises:
-      ConfigError: the axes do not multiply to the number of devices; the text names the keys and both values.
+      ConfigError: the axes do not multiply to the number of devices, or processes would share rows of the batch; the
+        text names the keys and both values.
     """
     devices = jax.devices() if devices is None else devices
     shape = _fill({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
+    arranged = arrange(shape, devices)
+    _check_rows(arranged)
     # Explicit axis types (the default since jax 0.8) would ask every operation for its output sharding.
-    return jax.make_mesh(shape, rules.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+    return Mesh(arranged, rules.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def arrange(shape: tuple[int, ...], devices):
+    """The devices as an array of that shape, neighbours by the fast network where they can be."""
+    by_process, groups = fast_groups(devices)
+    between = slow_shape(shape, groups)
+    inside = tuple(size // slow for size, slow in zip(shape, between))
+    return mesh_utils.create_hybrid_device_mesh(
+        inside, between, devices, process_is_granule=by_process, allow_split_physical_axes=True,
+    )
+
+
+def _check_rows(arranged) -> None:
+    # Every process reads rows of its own, so the devices that share rows must belong to one process.
+    for sharing in arranged.reshape(-1, arranged.shape[-1]):
+        owners = sorted({device.process_index for device in sharing})
+        if len(owners) > 1:
+            raise ConfigError(
+                f"config.mesh.tensor {len(sharing)} spans the processes {', '.join(map(str, owners))}, and each "
+                f"reads rows of its own; set it to a divisor of the number of devices of one process"
+            )
+
+
+def fast_groups(devices) -> tuple[bool, int]:
+    """Whether the fast network joins the devices of a process (else of a TPU slice or GPU node); how many such groups."""
+    by_process = not hasattr(devices[0], "slice_index")
+    return by_process, len({device.process_index if by_process else device.slice_index for device in devices})
+
+
+def slow_shape(shape: tuple[int, ...], groups: int) -> tuple[int, ...]:
+    """How many groups of devices each axis of the mesh spans: the first axis as many as divide it, then the next.
+
+    Args:
+      shape: of the mesh; its product is a multiple of groups.
+    """
+    spans = []
+    for size in shape:
+        spans.append(math.gcd(size, groups))
+        groups //= spans[-1]
+    return tuple(spans)
 
 
 def _fill(sizes: dict[str, int], devices: int) -> tuple[int, ...]:

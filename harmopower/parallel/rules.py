@@ -3,8 +3,12 @@
 Parameters carry the names on the left (see `harmopower.models`), activations and batches use `BATCH_AXES`. To shard
 differently, change this table and nothing else.
 """
+import math
+
 import jax
 from jax.sharding import PartitionSpec
+
+from harmopower.config import ConfigError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -28,6 +32,27 @@ LOGICAL_AXIS_RULES = (
 def batch_spec() -> PartitionSpec:
     """The partition of any array whose leading axis is the examples of the global batch."""
     return PartitionSpec(BATCH_AXES)
+
+
+def check_divides(parameter: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh) -> None:
+    """Checks that a parameter can be cut over the mesh.
+
+    Args:
+      parameter: its path, for the message.
+      shape, axes: its size and logical name along each axis.
+
+    Raises:
+      ConfigError: a mesh axis does not divide the axis that the rules put on it; the text names both and their sizes.
+    """
+    for axis, size in zip(axes, shape):
+        over = dict(LOGICAL_AXIS_RULES)[axis] or ()
+        names = (over,) if isinstance(over, str) else over
+        parts = math.prod(mesh.shape[name] for name in names)
+        if size % parts:
+            raise ConfigError(
+                f"config.mesh.{' x '.join(names)} {parts} does not divide the {size} of axis {axis!r} of {parameter} "
+                f"{list(shape)}; set it to a divisor of {size}"
+            )
 
 
 def constrain(x):

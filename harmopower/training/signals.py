@@ -1,9 +1,11 @@
 """Stopping politely: a signal sets a flag, the loop saves at the next step and leaves."""
+import functools
 import signal
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
-from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -17,6 +19,7 @@ class StopSignal:
     def __init__(self):
         self.received: signal.Signals | None = None
         self._previous = {}
+        self._told = LateMaximum()
 
     def __enter__(self):
         self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
@@ -41,10 +44,41 @@ class StopSignal:
         return self.received is not None
 
     def agreed(self) -> bool:
-        """Whether any process was told to stop; every process must ask at the same step, and all get one answer."""
+        """Whether any process was told to stop; all must ask equally often, and get the same answer to each question.
+
+        With several processes a signal counts from the question after the one that first saw it.
+        """
         if jax.process_count() == 1:
             return self.requested()
-        told = multihost_utils.process_allgather(np.array(int(self.received or 0)))
-        if told.any() and self.received is None:
-            self.received = signal.Signals(int(told.max()))
-        return bool(told.any())
+        told = self._told.exchange(int(self.received or 0))
+        if told and self.received is None:
+            self.received = signal.Signals(told)
+        return bool(told)
+
+
+class LateMaximum:
+    """The largest of the numbers that the processes named at the previous exchange.
+
+    One exchange late, so that no process waits for the device: the computation queues behind the train step, and what
+    is fetched is that of the step before.
+    """
+
+    def __init__(self):
+        self._pending = None
+
+    def exchange(self, number: int) -> int:
+        """Names a number, at least 0, and gives the largest one of the exchange before (0 at the first)."""
+        before, self._pending = self._pending, _maximum(number)
+        return 0 if before is None else int(before)
+
+
+def _maximum(number: int) -> jax.Array:
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    own = np.full(jax.local_device_count(), number, np.int32)
+    numbers = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("devices")), own)
+    return _max(NamedSharding(mesh, PartitionSpec()))(numbers)
+
+
+@functools.cache
+def _max(everywhere: NamedSharding):
+    return jax.jit(jnp.max, out_shardings=everywhere)

@@ -10,10 +10,12 @@ from harmopower.models import vision
 from harmopower.models.clip import CLIP
 from harmopower.objectives import total
 from harmopower.parallel import mesh as meshes
+from harmopower.parallel import rules
 from harmopower.training.state import TrainState
 
 MAX_LOGIT_SCALE = float(np.log(100.0))  # METHOD section 4
 CROP_ENLARGEMENT = 1.5  # METHOD section 5, mode `crop`
+PATCHES = 1  # folded into a step's key: what patches are drawn from is not what subsets are drawn from
 
 
 def make_train_step(model: CLIP, optimizer, config, mesh, state_shardings):
@@ -46,6 +48,11 @@ def _train_step(model, optimizer, config, state: TrainState, batch, key):
 
 def gradient(model: CLIP, config, params, batch, step, key):
     """The gradient of the whole loss over the global batch, and the metrics of METHOD section 7."""
+    if config.model.patch_dropout:
+        # Drawn once for the global batch: every slice, and both passes over it, see the same patches.
+        patch_key = jax.random.fold_in(key, PATCHES)
+        kept = vision.draw_patches(patch_key, len(batch["weight"]), model.grid, config.model.patch_dropout)
+        batch = {**batch, "kept_patches": rules.constrain(kept)}
     if config.accumulate > 1:
         return _accumulated_gradient(model, config, params, batch, step, key)
 
@@ -94,14 +101,12 @@ def _join(slices):
 def encode(model: CLIP, params, batch, objective) -> total.Features:
     """Runs both towers on the rows of `batch` and gathers what the active objectives compare."""
     apply = functools.partial(model.apply, {"params": params})
-    image = apply(batch["image"], method="encode_image")
+    image = apply(batch["image"], batch.get("kept_patches"), method="encode_image")
     text = apply(batch["tokens"], method="encode_text")
     needs, extra = total.active(objective), {}
     if needs.region_text:
-        texts, regions = batch["box_tokens"], batch["boxes"].shape[1]
-        encoded = _each(functools.partial(apply, method="encode_text"), texts)
-        extra["region_text_tower"] = jax.tree.map(lambda rows: _pad(rows, regions), encoded)
-        extra["region_text_content"] = _pad(content_tokens(texts, model.eot_id), regions)
+        extra["region_text_tower"] = _each(functools.partial(apply, method="encode_text"), batch["box_tokens"])
+        extra["region_text_content"] = content_tokens(batch["box_tokens"], model.eot_id)
     if needs.crops:
         crops = vision.crop_boxes(batch["image"], batch["boxes"], CROP_ENLARGEMENT)
         extra["crops"] = _each(functools.partial(apply, method="encode_image"), crops).pooled
@@ -112,11 +117,6 @@ def _each(encoder, inputs):
     """Encodes `[B, M, ...]` inputs one by one: outputs `[B, M, ...]`."""
     encoded = encoder(inputs.reshape(-1, *inputs.shape[2:]))
     return jax.tree.map(lambda rows: rows.reshape(*inputs.shape[:2], *rows.shape[1:]), encoded)
-
-
-def _pad(rows, regions: int):
-    """Zeros for the regions whose texts are not encoded: `[B, R, ...]` to `[B, M, ...]`."""
-    return jnp.pad(rows, ((0, 0), (0, regions - rows.shape[1])) + ((0, 0),) * (rows.ndim - 2))
 
 
 def content_tokens(ids, eot_id: int):

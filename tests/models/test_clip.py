@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 
 from harmopower.config import ConfigError, get_config
-from harmopower.models import clip
+from harmopower.models import clip, vision
 
 EOT = 63
 
 
 def small(**model):
     config = get_config()
-    config.data.image_size, config.data.context_length = 32, 12
+    config.data.image_size, config.data.context_length = 64, 12
     config.model.update({"preset": "tiny"} | model)
     return config
 
 
 def build(**model):
     model = clip.from_config(small(**model), 64, EOT)
-    images = jax.random.randint(jax.random.key(1), (3, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    images = jax.random.randint(jax.random.key(1), (3, 64, 64, 3), 0, 256).astype(jnp.uint8)
     ids = jnp.array([[62, 5, 6, 7, EOT] + [0] * 7, [62, 9, EOT] + [0] * 9, [62, 1, 2, EOT] + [0] * 8], jnp.int32)
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), images, ids))
     return model, params, images, ids
@@ -38,7 +38,7 @@ def test_parameter_counts_are_the_published_ones(preset, count):
 
 def test_every_parameter_has_a_logical_name_for_each_axis():
     model = clip.from_config(small(), 64, EOT)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 12), jnp.int32))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 12), jnp.int32))
     boxes = jax.tree.leaves(shapes, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
     assert len(boxes) > 20
     for box in boxes:
@@ -125,6 +125,38 @@ def numpy_block(block, x, attend):
     return x + (hidden / (1 + np.exp(-1.702 * hidden))) @ block["mlp_out"]["kernel"] + block["mlp_out"]["bias"]
 
 
+@pytest.mark.parametrize("pool, dense", [("cls", "full"), ("mean", "full"), ("mean", "value")])
+def test_patches_that_are_left_out_do_not_matter(pool, dense):
+    model, params, images, _ = build(pool=pool, dense=dense)
+    kept = jnp.array([[0, 3, 9], [1, 2, 15], [4, 5, 6]], jnp.int32)
+    blank = jnp.zeros((4, 4), bool).ravel()
+    mask = jnp.stack([blank.at[row].set(True) for row in kept]).reshape(3, 4, 4).repeat(16, 1).repeat(16, 2)[..., None]
+    encode = lambda images: model.apply(params, images, kept, method="encode_image")
+    image = encode(images)
+    assert image.tokens.shape == (3, 3, 128)
+    jax.tree.map(np.testing.assert_array_equal, image, encode(jnp.where(mask, images, 0)))
+    assert abs(image.pooled - encode(jnp.where(mask, 0, images)).pooled).max() > 1e-3
+    if pool == "mean" and dense == "full":
+        np.testing.assert_allclose(image.pooled, image.tokens.mean(1), atol=1e-5)
+
+
+def test_keeping_all_patches_changes_nothing():
+    model, params, images, _ = build(dense="value")
+    whole = model.apply(params, images, method="encode_image")
+    again = model.apply(params, images, jnp.tile(jnp.arange(16), (3, 1)), method="encode_image")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, again)
+
+
+def test_patches_are_drawn_by_row():
+    draw = jax.jit(vision.draw_patches, static_argnums=(1, 2, 3))
+    kept = np.asarray(draw(jax.random.key(3), 400, (4, 4), 0.7))
+    assert kept.shape == (400, 5) and (np.diff(kept) > 0).all() and kept.min() >= 0
+    np.testing.assert_array_equal(kept[:7], draw(jax.random.key(3), 7, (4, 4), 0.7))
+    share = np.bincount(kept.ravel(), minlength=16) / 400
+    np.testing.assert_allclose(share, 5 / 16, atol=0.1)  # four standard deviations
+    assert vision.kept_patches((14, 14), 0.5) == 98 and vision.kept_patches((4, 4), 0.999) == 1
+
+
 def test_uint8_and_float_pixels_agree():
     model, params, images, _ = build()
     encode = lambda images: model.apply(params, images, method="encode_image").pooled
@@ -136,5 +168,5 @@ def test_refuses_unknown_preset_and_image_size():
         clip.from_config(small(preset="ViTB16"), 64, EOT)
     config = small()
     config.data.image_size = 30
-    with pytest.raises(ConfigError, match="image_size 30 .* patch size 8"):
+    with pytest.raises(ConfigError, match="image_size 30 .* patch size 16"):
         clip.from_config(config, 64, EOT)

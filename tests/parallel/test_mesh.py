@@ -1,9 +1,12 @@
-"""The mesh from the config."""
+"""The mesh from the config: sizes, several slices or nodes, and what does not divide over it."""
+import types
+
 import jax
 import pytest
 
 from harmopower.config import ConfigError
 from harmopower.parallel import mesh as meshes
+from harmopower.parallel import rules
 
 
 @pytest.mark.parametrize("sizes, expected", [((-1, 2, 1), (4, 2, 1)), ((2, 2, 2), (2, 2, 2)), ((1, -1, 2), (1, 4, 2))])
@@ -24,3 +27,62 @@ def test_refuses_sizes_that_do_not_fit(sizes, words):
 def test_one_device_mesh_cuts_nothing():
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     assert mesh.shape == {"data": 1, "fsdp": 1, "tensor": 1} and meshes.batch_shards(mesh) == 1
+
+
+def gpus(nodes, per_node, **attributes):
+    """Stand-ins for the devices of several nodes, in the order in which jax lists them."""
+    return [
+        types.SimpleNamespace(id=number, platform="gpu", device_kind="H100", process_index=number // per_node,
+                              **{name: at(number) for name, at in attributes.items()})
+        for number in range(nodes * per_node)
+    ]
+
+
+@pytest.mark.parametrize(
+    "shape, groups, expected",
+    [
+        ((32, 1, 1), 4, (4, 1, 1)), ((4, 8, 1), 4, (4, 1, 1)), ((8, 2, 2), 4, (4, 1, 1)),
+        ((2, 16, 1), 4, (2, 2, 1)), ((1, 32, 1), 4, (1, 4, 1)), ((6, 4, 1), 4, (2, 2, 1)), ((5, 2, 1), 1, (1, 1, 1)),
+    ],
+)
+def test_the_slow_network_lies_on_the_first_axis_that_can_span_it(shape, groups, expected):
+    assert meshes.slow_shape(shape, groups) == expected
+
+
+def test_processes_are_the_groups_where_devices_know_no_slice():
+    arranged = meshes.arrange((4, 4, 2), gpus(4, 8))
+    assert arranged.shape == (4, 4, 2)
+    for node in range(4):  # fsdp and tensor stay inside a node
+        assert {device.process_index for device in arranged[node].flat} == {node}
+
+
+def test_slices_are_the_groups_where_devices_know_theirs():
+    # Two slices of two processes each, listed in another order.
+    devices = gpus(4, 2, slice_index=lambda number: (number // 2) % 2)
+    assert meshes.fast_groups(devices) == (False, 2)
+    arranged = meshes.arrange((2, 4, 1), devices)
+    for place in range(2):
+        assert len({device.slice_index for device in arranged[place].flat}) == 1
+    assert sorted(device.id for device in arranged.flat) == list(range(8))
+
+
+def test_processes_may_not_share_rows():
+    meshes._check_rows(meshes.arrange((2, 1, 2), gpus(2, 2)))
+    with pytest.raises(ConfigError, match="config.mesh.tensor 4 spans the processes 0, 1"):
+        meshes._check_rows(meshes.arrange((1, 1, 4), gpus(2, 2)))
+
+
+@pytest.mark.parametrize(
+    "axes, shape, words",
+    [
+        (("vocabulary", "embed"), (410, 128), ["config.mesh.tensor 3", "410 of axis 'vocabulary'", "text/tokens"]),
+        (("embed", "qkv", "heads", "head_dim"), (128, 3, 4, 32), ["config.mesh.tensor 3", "4 of axis 'heads'"]),
+        (("embed", "mlp"), (127, 12), ["config.mesh.fsdp 2", "127 of axis 'embed'", "divisor of 127"]),
+    ],
+)
+def test_a_parameter_that_does_not_divide_names_axis_sizes_and_key(axes, shape, words):
+    mesh = types.SimpleNamespace(shape=dict(data=1, fsdp=2, tensor=3))
+    rules.check_divides("text/tokens", (12,) * len(axes), axes, mesh)
+    with pytest.raises(ConfigError) as error:
+        rules.check_divides("text/tokens", shape, axes, mesh)
+    assert all(word in str(error.value) for word in words), error.value

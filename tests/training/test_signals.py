@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from harmopower.training.signals import StopSignal
+from harmopower.training.signals import LateMaximum, StopSignal
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130)])
@@ -22,3 +22,8 @@ def test_a_second_interrupt_stops_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_maximum_comes_one_exchange_late():
+    told = LateMaximum()
+    assert [told.exchange(number) for number in (0, 15, 0, 2)] == [0, 0, 15, 0]

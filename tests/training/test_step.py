@@ -25,9 +25,9 @@ def setting(source, **settings):
     return config, runs.build_model(config, tokenizer), jax.tree.map(jnp.asarray, pipeline.batch(0))
 
 
-@pytest.mark.parametrize("slices", [2, 4])
-def test_accumulation_gives_the_gradient_of_the_whole_batch(source, slices):
-    config, model, batch = setting(source)
+@pytest.mark.parametrize("slices, dense", [(2, "full"), (4, "full"), (4, "value")])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(source, slices, dense):
+    config, model, batch = setting(source, model__patch_dropout=0.5, model__dense=dense)
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     params = states.create(model, optimizers.make_optimizer(config), mesh, 0).params
     batch["weight"] = batch["weight"].at[3].set(0)
@@ -42,6 +42,23 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(source, slices):
     norm = optax.tree.norm
     difference = norm(jax.tree.map(jnp.subtract, whole, sliced))
     assert difference <= 1e-5 * norm(whole)
+
+
+def test_every_step_computes_other_patches_and_only_those(source):
+    config, model, batch = setting(source, model__patch_dropout=0.75)
+    params = states.create(model, optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1]), 0).params
+    loss = lambda key: steps.gradient(model, config, params, batch, 5, key)[1]["loss/global"]
+    first, again, other = (float(loss(jax.random.key(key))) for key in (0, 0, 1))
+    assert first == again != other
+    cost = lambda share: flops(model, params, batch, vision.kept_patches(model.grid, share))
+    assert cost(0.75) < 0.5 * cost(0.0)
+
+
+def flops(model, params, batch, kept):
+    """Counted by XLA: the image tower on so many patches of each image."""
+    patches = jnp.tile(jnp.arange(kept), (len(batch["image"]), 1))
+    encode = lambda params: model.apply({"params": params}, batch["image"], patches, method="encode_image").pooled
+    return jax.jit(encode).lower(params).compile().cost_analysis()["flops"]
 
 
 def test_loss_falls_on_one_batch(source):
