@@ -36,8 +36,10 @@ def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
     return found.tokenizer, found
 
 
-def build_model(config, tokenizer: Tokenizer) -> clip.CLIP:
-    """The model of a config for that tokenizer's ids."""
+def build_model(config, tokenizer: Tokenizer | None) -> clip.CLIP:
+    """The model of a config for that tokenizer's ids; None: for those of CLIP's own, of which only the number matters."""
+    if tokenizer is None:
+        return clip.from_config(config, clip.VOCABULARY, clip.VOCABULARY - 1)
     return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id)
 
 

@@ -244,6 +244,18 @@ class _Builder:
         return batch, problems
 
 
+def empty_batch(data, rows: int, **changes) -> Batch:
+    """A batch without content: its shapes and types, for which no data set is needed.
+
+    Args:
+      data: `config.data`.
+      rows: b.
+      **changes: further fields of `Options`, such as region_text and grid.
+    """
+    values = {field.name: data[field.name] for field in dataclasses.fields(Options) if field.name in data}
+    return _empty_batch(rows, Options(**(values | changes)))
+
+
 def _empty_batch(rows: int, options: Options) -> Batch:
     boxes, length = options.max_boxes, options.context_length
     batch = {

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from harmopower.parallel import mesh as meshes
+from harmopower.training import accounting
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training import writers
 from harmopower.training.checkpoints import Checkpoints
-from harmopower.training.signals import StopSignal
+from harmopower.training.signals import LateMaximum, StopSignal
 from harmopower.training.step import make_train_step
 
 
@@ -35,7 +35,7 @@ def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluat
     optimizer = optimizers.make_optimizer(config)
     with jax.set_mesh(mesh), Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints:
         state = start_state(config, model, optimizer, mesh, checkpoints, load_init)
-        recorder = Recorder(config, workdir, int(state.step))
+        recorder = Recorder(config, workdir, int(state.step), mesh.devices)
         try:
             return _Run(config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate).go(pipeline)
         finally:
@@ -59,7 +59,7 @@ class _Run:
         self._train_step = make_train_step(model, optimizer, config, mesh, states.shardings(model, optimizer, mesh))
         self._key = jax.random.key(config.seed)
         self._found: dict[str, float] = {}  # the newest evaluation
-        self._saved_at = time.monotonic()
+        self._saved_at, self._due = time.monotonic(), LateMaximum()
 
     def go(self, pipeline) -> int:
         total, first = self._config.total_steps, int(self._state.step)
@@ -95,15 +95,15 @@ class _Run:
             self._save(step)
 
     def _agree(self, due: bool) -> bool:
-        # Clocks differ, and a save is collective: the first process decides, all obey.
+        # Clocks differ, and a save is collective: the first process decides, all obey a step later.
         if jax.process_count() == 1:
             return due
-        return bool(jax.experimental.multihost_utils.broadcast_one_to_all(np.array(due)))
+        return bool(self._due.exchange(int(due and jax.process_index() == 0)))
 
     def _save(self, step: int) -> None:
         self._recorder.flush()  # raises if a loss is not finite, so that such a state is never saved
         self._checkpoints.save(step, self._state, self._found)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._due = time.monotonic(), LateMaximum()  # what was due by then is done
 
     def _leave(self, step: int) -> int:
         self._save(step)
@@ -123,7 +123,7 @@ def to_devices(batch: dict, mesh) -> dict:
 class Recorder:
     """Fetches each step's metrics one step late, checks them, and writes every `config.log.every_steps`."""
 
-    def __init__(self, config, workdir: str, start_step: int):
+    def __init__(self, config, workdir: str, start_step: int, devices):
         self._config = config
         self._pending = None
         first = jax.process_index() == 0
@@ -131,13 +131,16 @@ class Recorder:
         self._writer = writers.MetricWriter(workdir, start_step, config.log.tensorboard, wandb) if first else None
         self._progress = writers.Progress(config.total_steps, start_step, show=first)
         self._schedule = optimizers.make_schedule(config)
-        self._clock, self._clock_step, self._waited = None, start_step, 0.0
+        kind = devices.flat[0].device_kind
+        self._throughput = accounting.Throughput(config, devices.size, kind)
+        if accounting.peak_flops(kind) is None:
+            self.message(f"no peak is known of the device {kind!r}: the metrics have no model_flops_utilization")
 
     def add(self, step: int, metrics: dict, waited: float) -> None:
         """Takes the metrics of `step` (still being computed) and handles those of the step before."""
         self.flush()
         self._pending = (step, metrics)
-        self._waited += waited
+        self._throughput.waited(waited)
 
     def flush(self) -> None:
         """Handles the metrics that are still pending; waits for the device.
@@ -150,26 +153,16 @@ class Recorder:
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._throughput.step_done(time.perf_counter())
         writers.check_finite(step, values)
-        if self._clock is None:  # the first step compiles; the clock starts after it
-            self._restart_clock(step)
-            self._waited = 0.0
         if step % self._config.log.every_steps == 0 or step == self._config.total_steps:
             self._write(step, values)
 
-    def _restart_clock(self, step: int) -> None:
-        self._clock, self._clock_step = time.perf_counter(), step
-
     def _write(self, step: int, values: dict) -> None:
-        steps = max(step - self._clock_step, 1)
-        seconds = max(time.perf_counter() - self._clock, 1e-9)
-        measured = step > self._clock_step
         values["learning_rate"] = float(self._schedule(step - 1))
-        values["examples_per_second"] = steps * self._config.batch_size / seconds if measured else 0.0
-        values["data_wait_share"] = min(self._waited / seconds, 1.0) if measured else 0.0
-        left = (self._config.total_steps - step) * seconds / steps if measured else 0.0
-        self._waited = 0.0
-        self._restart_clock(step)
+        values |= self._throughput.row()
+        rate = values["examples_per_second"]
+        left = (self._config.total_steps - step) * self._config.batch_size / rate if rate else 0.0
         if self._writer:
             self._writer.write(step, values)
         self._progress.update(step, values, left)
@@ -178,7 +171,7 @@ class Recorder:
         """Writes the results of an evaluation; its time does not count as the training's."""
         if self._writer and metrics:
             self._writer.write(step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        self._restart_clock(step)
+        self._throughput.restart(time.perf_counter())
 
     def message(self, text: str) -> None:
         """Tells the person who watches."""

@@ -1,4 +1,4 @@
-"""A small run for the tests of training: 24 scenes, the tiny preset at 32 px, all objectives on."""
+"""A small run for the tests of training: 24 scenes, the tiny preset at 64 px, all objectives on."""
 import jax
 
 from harmopower import runs
@@ -24,7 +24,7 @@ def small_config(source: str, **settings):
     """All three objectives at batch 8 for six steps."""
     config = get_config()
     config.total_steps, config.batch_size, config.log.every_steps = 6, 8, 1
-    config.data.update(dict(source=source, image_size=32, context_length=20, max_phrases=4, max_boxes=3,
+    config.data.update(dict(source=source, image_size=64, context_length=20, max_phrases=4, max_boxes=3,
                             region_text_length=8, threads=1))
     config.model.update(dict(preset="tiny", pool="mean"))
     config.objective.global_region.weight = 0.1

@@ -39,8 +39,12 @@ def test_every_step_is_logged_with_every_term(whole):
     _, rows = whole
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     names = {"loss/total", "loss/global", "loss/lexeme_region", "loss/global_region", "loss/powerset", "gradient_norm",
-             "learning_rate", "examples_per_second", "data_wait_share", "bad_records"}
-    assert names <= set(rows[0]) and all(np.isfinite(value) for row in rows for value in row.values())
+             "learning_rate", "bad_records", "examples_per_second", "examples_per_second_per_chip", "step_seconds_p50",
+             "step_seconds_p95", "data_wait_share"}
+    assert all(names <= set(row) for row in rows) and all(np.isfinite(value) for row in rows for value in row.values())
+    assert rows[0]["examples_per_second"] == 0  # the first step compiles; nothing is measured yet
+    for row in rows[1:]:
+        assert row["examples_per_second"] == pytest.approx(8 / row["step_seconds_p50"]) and row["data_wait_share"] <= 1
 
 
 def test_the_total_is_the_weighted_sum(whole):
@@ -67,7 +71,9 @@ def test_a_finished_run_is_left_alone(source, whole, capsys):
     workdir, rows = whole
     assert common.train(common.small_config(source), workdir) == 0
     assert writers.read_metrics(str(workdir)) == rows
-    assert "nothing to train" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "nothing to train" in printed
+    assert printed.count("no peak is known of the device 'cpu'") == 1 and "model_flops_utilization" not in rows[-1]
 
 
 @pytest.mark.parametrize("name", ["lexeme_region", "global_region", "powerset"])
