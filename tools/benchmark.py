@@ -2,6 +2,7 @@
 
   python -m tools.benchmark powerset --batch 256
   python -m tools.benchmark powerset --batch 4096 --method exact --devices 8 --dtype bfloat16 --json
+  python -m tools.benchmark step --config configs/scenes.py
 
 Every subcommand is an entry of SUBCOMMANDS: its arguments, a function that measures and returns plain numbers, and one
 that shows them.
@@ -9,7 +10,6 @@ that shows them.
 import argparse
 import json
 import sys
-import time
 from functools import partial
 from typing import Callable, NamedTuple
 
@@ -20,6 +20,8 @@ from rich.table import Table
 
 from harmopower.objectives import costs, powerset, reference
 from harmopower.parallel import mesh as meshes
+from tools import benchmark_step
+from tools.measuring import fastest, format_number, matmul_rate, use_devices
 
 # ViT-B/16 with 77 text tokens: 41.09 GFLOP forward a pair, and twice that backward.
 STEP_FLOPS_A_PAIR = 3 * 41.09e9
@@ -106,14 +108,6 @@ def measure_powerset(options: argparse.Namespace) -> dict:
     }
 
 
-def use_devices(count: int):
-    """Makes `count` devices available; on a CPU by cutting the host into them, before JAX has looked at it."""
-    if count > 1:
-        jax.config.update("jax_num_cpu_devices", count)
-    if jax.device_count() < count:
-        raise ValueError(f"--devices {count} but there are {jax.device_count()} devices")
-
-
 def measure_forms(options: argparse.Namespace) -> dict:
     """For every form the compiled temporary bytes of a device, and the seconds of one value and gradient.
 
@@ -178,24 +172,6 @@ def random_features(name: str, options: argparse.Namespace):
     return regions, jnp.ones(regions.shape[:2], bool), *texts
 
 
-def fastest(calls, repeats: int) -> list[float]:
-    """Seconds of the fastest of some runs of each (function, arguments), which take turns, after one that warms up."""
-    def seconds(function, arguments):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        return time.perf_counter() - start
-
-    rounds = [[seconds(*call) for call in calls] for _ in range(repeats + 1)]
-    return [min(times) for times in zip(*rounds[1:])]
-
-
-def matmul_rate(dtype: str) -> float:
-    """Operations a second of a large matrix product on one device: what an ideal train step would reach here."""
-    size = 2048 if jax.default_backend() == "cpu" else 16384
-    matrix = jnp.ones((size, size), dtype)
-    return 2 * size**3 / fastest([(jax.jit(jnp.dot), (matrix, matrix))], 3)[0]
-
-
 def floor_seconds(operations: costs.Operations) -> float:
     """Seconds on one H200 if nothing overlaps and nothing waits for memory: a floor for tiles that stay on chip."""
     return sum(count / H200[kind] for kind, count in operations._asdict().items())
@@ -210,26 +186,25 @@ def show_powerset(result: dict, console: Console):
     title = "B={batch} M={regions} K={phrases} D={width} {method} {dtype}, {devices} device(s)".format(**settings)
     table = Table("form", "ms", "temporary MiB a device", "two sweeps are faster by", title=title)
     for name, form in result["forms"].items():
-        table.add_row(name, _format(form["seconds"], 1e3), _format(form["temporary_bytes"], 2**-20),
-                      _format(result["times_faster_than"][name], 1))
+        table.add_row(name, format_number(form["seconds"], 1e3), format_number(form["temporary_bytes"], 2**-20),
+                      format_number(result["times_faster_than"][name], 1))
     console.print(table)
     share = result["share_of_step"]
     rate = result["matmul_flops_per_second"] / 1e12
     console.print(f"on {result['platform']}; a matrix product reaches {rate:.3f} TFLOP/s")
     console.print("share of an ideal ViT-B/16 step: "
-                  f"measured here {_format(share['measured'], 100)} %, counted matrix products "
+                  f"measured here {format_number(share['measured'], 100)} %, counted matrix products "
                   f"{share['counted_matmul']:.2%}, counted floor on an H200 {share['floor_on_h200']:.2%} "
                   f"({result['floor_on_h200_seconds'] * 1e3:.3g} ms)")
-
-
-def _format(value, factor: float) -> str:
-    return "not run" if value is None else f"{value * factor:.4g}"
 
 
 SUBCOMMANDS = {
     "powerset": Subcommand(
         "time and memory of the powerset objective, two sweeps against the dense and the leaf-first form",
         add_powerset_arguments, measure_powerset, show_powerset),
+    "step": Subcommand(
+        "examples/s, utilisation and memory of the whole train step, by objectives, and against open_clip",
+        benchmark_step.add_arguments, benchmark_step.measure, benchmark_step.show),
 }
 
 

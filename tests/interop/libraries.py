@@ -1,10 +1,6 @@
-"""Imports transformers and open_clip, in this order: transformers must not take the stand-in for torchvision."""
-import transformers
+"""Imports transformers and open_clip, with the stand-in where torchvision is missing."""
+import transformers  # noqa: F401
 
-transformers.utils.is_torchvision_available()  # remembers the answer
+from tools import torchvision_stand_in
 
-import torchvision_stand_in  # noqa: E402
-
-torchvision_stand_in.install()
-
-import open_clip  # noqa: E402, F401
+open_clip = torchvision_stand_in.import_open_clip()

@@ -228,8 +228,8 @@ def test_image_positions_are_resampled_as_open_clip_does(old, new):
     np.testing.assert_allclose(found, state["visual.positional_embedding"].numpy(), atol=2e-5)
 
 
-@pytest.mark.parametrize("old, new", [(16, 24), (77, 32), (77, 248)])
-def test_text_positions_are_resampled_as_open_clip_does(old, new):
+@pytest.mark.parametrize("old, new", [(16, 24), (77, 248)])
+def test_text_positions_are_stretched_as_open_clip_does(old, new):
     position = np.random.default_rng(0).normal(0, 1, (old, 24)).astype(np.float32)
     state = {"positional_embedding": torch.from_numpy(position)}
 
@@ -301,6 +301,19 @@ def test_init_resamples_positions(converted):
         np.testing.assert_allclose(found[name], position, atol=1e-6)
     np.testing.assert_array_equal(found["vision/projection"], flat["vision/projection"])
     assert f"config.init {folder}: vision/position is resampled from 17 to 65 positions" in told
+
+
+def test_captions_that_fit_a_shorter_context_mean_the_same(converted):
+    """The tower is causal, and the shorter table of positions is the beginning of the longer one."""
+    pooled = []
+    for length in (16, 8):
+        config = settings(HEADS_OF_64, context_length=length)
+        params = init.load_init(str(converted[0]), fresh_params(config), config, lambda line: None)
+        model = source.clip.from_config(config, tokenizer().vocab_size, tokenizer().eot_id)
+        ids = tokenizer().encode_batch(["a red circle"], length)[0]
+        assert ids.shape == (1, length) and (ids == tokenizer().eot_id).any()
+        pooled.append(model.apply({"params": params}, ids, method="encode_text").pooled)
+    np.testing.assert_allclose(pooled[1], pooled[0], atol=1e-6)
 
 
 def test_init_of_another_size_is_one_line(converted):

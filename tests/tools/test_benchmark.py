@@ -1,9 +1,12 @@
 """The benchmark's command line: what it prints is complete and consistent. No times are asserted."""
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tools import benchmark
+from harmopower.data import pipeline
+from tools import benchmark, benchmark_step
 
 SMALL = "powerset --batch 8 --regions 3 --phrases 4 --width 16 --tokens 12 --repeats 1".split()
 
@@ -35,3 +38,87 @@ def test_wrong_flag_exits_2(capsys):
     with pytest.raises(SystemExit) as stop:
         benchmark.main(["powerset", "--method", "best"])
     assert stop.value.code == 2 and "invalid choice" in capsys.readouterr().err
+
+
+# --- the train step ------------------------------------------------------------------------------------------------
+
+SCENES = str(Path(__file__).parents[2] / "configs" / "scenes.py")
+TINY = ["step", "--config", SCENES, "--preset", "patch16-shared8-vision8x1x2-text8x1x2", "--vocabulary", "32",
+        "--batch", "4", "--repeats", "1", "--set", "data.image_size=64", "--set", "data.context_length=8"]
+
+
+def test_step_counts_and_times_every_contender(capsys):
+    assert benchmark.main([*TINY, "--variants", "global", "all", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    theirs = set() if result["open_clip_left_out"] else {"open_clip"}
+    assert result["steps"].keys() == {"global", "all"} | theirs
+    assert theirs or "not installed" in result["open_clip_left_out"]
+    for step in result["steps"].values():
+        assert step["examples_per_second"] == pytest.approx(4 / step["seconds"]) and step["processor_seconds"] > 0
+    alone, everything = result["steps"]["global"], result["steps"]["all"]
+    assert alone["flops_over_global"] == alone["times_the_first"] == 1 < everything["flops_over_global"]
+    rate = everything["flops"] / everything["seconds"]
+    assert everything["utilisation"] == pytest.approx(rate / result["peak_flops"])
+    assert all(step["memory_bytes"]["temporary"] > 0 for step in (alone, everything))
+
+
+def test_step_prints_a_table_and_profiles(capsys, tmp_path):
+    assert benchmark.main([*TINY, "--variants", "global", "--no-open-clip", "--profile", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "pairs/s" in printed and "open_clip left out: --no-open-clip" in printed and "dot" in printed
+    assert benchmark_step.largest_costs(tmp_path, 1)[0][1] > 0
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--set", "model.depth=3"], "model.depth"),
+    (["--set", "batch_size=many"], "batch_size=many"),
+    (["--config", "nowhere.py"], "nowhere.py does not exist"),
+    (["--batch", "0"], "config.batch_size 0"),
+    (["--find-batch"], "set --batch"),
+])
+def test_step_refuses_with_one_line_and_exit_2(flags, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main([*TINY, *flags])
+    assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_variants_switch_exactly_their_objectives_on():
+    config = benchmark_step.configs.load(SCENES)
+    config.objective.powerset.weight = 0.0
+    for name, terms in benchmark_step.VARIANTS.items():
+        objective = benchmark_step.with_objectives(config, name).objective
+        assert {term for term in benchmark_step.configs.OBJECTIVES if objective[term].weight} == set(terms)
+    assert config.objective.powerset.weight == 0
+
+
+def test_a_random_batch_has_the_shapes_of_the_pipeline():
+    config = benchmark_step.configs.load(SCENES)
+    found = benchmark_step.Bench(config, 1, 64).batch()
+    expected = pipeline.empty_batch(config.data, 64, region_text=True)
+    assert {name: (rows.shape, rows.dtype) for name, rows in found.items()} == {
+        name: (rows.shape, rows.dtype) for name, rows in expected.items()}
+
+
+class Doubled:
+    """A bench whose compiled step needs 10 bytes an example."""
+
+    def __init__(self, batch):
+        self.config, self.batch = SimpleNamespace(batch_size=batch), batch
+
+    def resized(self, batch):
+        return Doubled(batch)
+
+    def compile(self, name):
+        return SimpleNamespace(memory_analysis=lambda: SimpleNamespace(
+            argument_size_in_bytes=4 * self.batch, output_size_in_bytes=2 * self.batch, alias_size_in_bytes=self.batch,
+            temp_size_in_bytes=5 * self.batch))
+
+
+@pytest.mark.parametrize("limit, batch", [(159, 8), (160, 16), (161, 16)])
+def test_the_largest_batch_that_fits(limit, batch):
+    assert benchmark_step.find_batch(Doubled(4), limit).batch == batch
+
+
+def test_a_first_batch_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="batch 4 does not fit"):
+        benchmark_step.find_batch(Doubled(4), 39)

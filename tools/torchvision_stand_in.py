@@ -1,7 +1,8 @@
 """The part of torchvision that open_clip's import and evaluation transform need, on Pillow, for machines without it.
 
 torchvision has no build for the CPU PyTorch that the tests pin. Its operations on Pillow images are thin wrappers
-around Pillow's own, so these give the same pixels. What open_clip only imports is a class that cannot be used.
+around Pillow's own, so these give the same pixels. What open_clip only imports is a class that cannot be used. The
+tests of interop and tools.benchmark use it.
 """
 import enum
 import importlib.util
@@ -75,6 +76,22 @@ class _Unused:
     def __init__(self, *arguments, **settings):
         if type(self).__name__ == "FrozenBatchNorm2d":
             raise NotImplementedError("the stand-in for torchvision has no FrozenBatchNorm2d")
+
+
+def import_open_clip():
+    """The module open_clip, with torchvision or with the stand-in.
+
+    Raises:
+      ImportError: open_clip is not installed.
+    """
+    if importlib.util.find_spec("transformers"):
+        import transformers
+
+        transformers.utils.is_torchvision_available()  # remembers the answer: it must not take the stand-in
+    install()
+    import open_clip
+
+    return open_clip
 
 
 def install() -> None:

@@ -1,0 +1,91 @@
+"""Every file in `configs/` loads from any folder, is valid on one node and on a pod, and builds the model it means."""
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections.config_flags import config_flags
+import pytest
+
+from harmopower import config as configs
+from harmopower.models import clip
+from harmopower.objectives import total
+
+FILES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))}
+LARGE = sorted(FILES.keys() - {"scenes"})
+CLIP_VOCABULARY = 49_408
+CLIP_VIT_B16_PARAMETERS = 149_620_737
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def weights(name):
+    objective = configs.load(FILES[name]).objective
+    return {term: objective[term].weight for term in configs.OBJECTIVES}
+
+
+def test_the_runs_of_the_readme_are_there():
+    assert FILES.keys() >= {
+        "scenes", "cc12m_clip_vitb16", "cc12m_clip_meanpool_vitb16", "cc12m_powerclip_vitb16",
+        "cc12m_powerclip_vitb16_boxes", "cc12m_harmopower_vitb16", "datacomp_sigmoid_vitb16"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_is_valid_on_8_and_64_devices(name):
+    config = configs.load(FILES[name])
+    for devices, processes in ((8, 1), (64, 8)):
+        configs.validate(config, devices, processes)
+    assert configs.differences(config, configs.from_json(configs.to_json(config))) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_config_flag_reads_the_same(name):
+    flag = config_flags.ConfigFileFlagParser("config").parse(str(FILES[name]))
+    assert configs.differences(flag, configs.load(FILES[name])) == []
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_has_clips_shapes(name):
+    config = configs.load(FILES[name])
+    model = clip.from_config(config, CLIP_VOCABULARY, CLIP_VOCABULARY - 1)
+    inputs = jnp.zeros((1, 224, 224, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs))
+    bias = config.objective["global"].kind == "sigmoid"
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == CLIP_VIT_B16_PARAMETERS + bias
+
+
+def test_cc12m_has_the_papers_schedule():
+    for name in LARGE:
+        if name.startswith("cc12m"):
+            config = configs.load(FILES[name])
+            assert (config.batch_size, config.total_steps, config.optimizer.warmup_steps) == (4096, 85_691, 10_000)
+            settings = [config.optimizer[key] for key in ("learning_rate", "b1", "b2", "weight_decay")]
+            assert settings == [1e-3, 0.9, 0.98, 0.2], name
+
+
+def test_runs_differ_in_what_their_names_say():
+    assert weights("cc12m_clip_vitb16") == weights("cc12m_clip_meanpool_vitb16") == {
+        "global": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.0}
+    assert weights("cc12m_powerclip_vitb16") == weights("cc12m_powerclip_vitb16_boxes") == {
+        "global": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.2}
+    assert all(weights("cc12m_harmopower_vitb16").values())
+    needs = total.active(configs.load(FILES["cc12m_clip_vitb16"]).objective)
+    assert not any(needs)
+
+    def changes(old, new):
+        return configs.differences(configs.load(FILES[old]), configs.load(FILES[new]))
+
+    assert changes("cc12m_clip_vitb16", "cc12m_clip_meanpool_vitb16") == ["config.model.pool: 'cls' -> 'mean'"]
+    assert changes("cc12m_powerclip_vitb16", "cc12m_powerclip_vitb16_boxes") == [
+        "config.data.regions: 'random' -> 'boxes'"]
+
+
+def test_what_is_no_config_is_refused(tmp_path):
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    for path, words in ((tmp_path / "none.py", "does not exist"), (empty, "has no get_config")):
+        with pytest.raises(configs.ConfigError, match=words):
+            configs.load(path)
