@@ -11,12 +11,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from harmopower.data.scene_world import (
-    COLOURS, FILLINGS, OPPOSITE, RELATIONS, SHAPES, SIZES, Scene, Thing,
+    COLOURS, DIRECTIONS, FILLINGS, OPPOSITE, RELATIONS, SHAPES, SIZES, Scene, Thing, can_hold,
 )
 
+SIDES = {"left": "on the left", "right": "on the right", "above": "above", "below": "below"}
 PATTERNS = ("bare", "there", "picture", "shows")
 CLAUSE_PATTERNS = ("clause", "fronted")  # only where a relation is stated
-PATTERN_WEIGHTS = {"bare": 0.2, "there": 0.2, "picture": 0.15, "shows": 0.1, "clause": 0.3, "fronted": 0.05}
+PATTERN_WEIGHTS = {
+    "bare": 0.2, "there": 0.2, "picture": 0.15, "shows": 0.1, "clause": 0.3, "fronted": 0.05, "sides": 0.4,
+}
 MEDIA = ("picture", "photo", "painting", "drawing")  # none that starts with a vowel: "a picture of"
 VERBS = ("is", "is", "sits", "lies")
 RELATION_WORDS = {
@@ -86,13 +89,18 @@ def describe(scene: Scene, rng: np.random.Generator) -> tuple[Statement, tuple[i
     place = {thing: position for position, thing in enumerate(order)}
     descriptions = tuple(_description(scene.things[i], scene, rng) for i in order)
     relations = tuple((place[i], name, place[j]) for i, name, j in relations)
-    patterns = PATTERNS + (CLAUSE_PATTERNS if relations else ())
+    patterns = PATTERNS + (CLAUSE_PATTERNS if relations else ()) + (("sides",) if _has_sides(scene) else ())
     weights = np.array([PATTERN_WEIGHTS[pattern] for pattern in patterns])
     pattern = str(rng.choice(patterns, p=weights / weights.sum()))
     statement = Statement(
         descriptions, relations, pattern, str(rng.choice(MEDIA)), str(rng.choice(VERBS)), int(rng.integers(3))
     )
     return statement, tuple(order)
+
+
+def _has_sides(scene):
+    """Whether the scene can be told as "x on the left and y on the right"."""
+    return len(scene.things) == 2 and any(name in OPPOSITE for _, name, _ in scene.relations)
 
 
 def _said_from_either_side(relation, rng):
@@ -124,7 +132,7 @@ def tree(statement: Statement) -> Node:
     if statement.pattern in CLAUSE_PATTERNS:
         return _coordinate("S", [_clause(unit, statement) for unit in units])
     body = _coordinate("NP", [_unit_phrase(unit, statement) for unit in units], commas=bool(statement.relations))
-    if statement.pattern == "bare":
+    if statement.pattern in ("bare", "sides"):
         return body
     if statement.pattern == "there":
         return _there(body, plural=len(units) > 1)
@@ -148,8 +156,20 @@ def _unit_phrase(unit, statement):
     if isinstance(unit, int):
         return _noun_phrase(statement, unit)
     i, name, j = unit
+    if statement.pattern == "sides":
+        sides = [_on_its_side(statement, i, name), _on_its_side(statement, j, OPPOSITE[name])]
+        return _coordinate("NP", sides, commas=False)
     place = _relation_phrase(name, statement.word, _noun_phrase(statement, j))
     return Node("NP", (_noun_phrase(statement, i), place))
+
+
+def _on_its_side(statement, i, name):
+    """The place belongs to the phrase that names the thing: a region is told what it shows and where it lies."""
+    words = SIDES[name].split()
+    side = Node("ADVP", (Node("RB", words[0]),))
+    if len(words) > 1:
+        side = Node("PP", (Node("IN", words[0]), _words("NP", f"DT:the NN:{words[2]}")))
+    return Node("NP", (dataclasses.replace(_noun_phrase(statement, i), entity=None), side), i)
 
 
 def _relation_phrase(name, word, landmark):
@@ -253,7 +273,7 @@ def negatives(statement: Statement, scene: Scene, pairs, rng: np.random.Generato
     """One false caption of each kind that the scene allows.
 
     Every negative keeps the wording, differs from the caption, and is false of the scene even when relations are read
-    generously. Replacements keep to `pairs`, so that an unusual combination of words does not betray them.
+    generously. It says only what some scene of `pairs` could show, so that no unusual combination of words betrays it.
 
     Returns:
       `(kind, caption)` in the order of `KINDS`.
@@ -261,9 +281,7 @@ def negatives(statement: Statement, scene: Scene, pairs, rng: np.random.Generato
     makers = (_swapped_attributes, _swapped_objects, _replaced_attributes, _replaced_objects, _replaced_relations)
     caption, found = text(tree(statement)), []
     for kind, maker in zip(KINDS, makers):
-        candidates = list(maker(statement))
-        if kind.startswith("replace"):
-            candidates = [candidate for candidate in candidates if _keeps_to(candidate, pairs)]
+        candidates = [candidate for candidate in maker(statement) if _is_possible(candidate, pairs)]
         for number in _order_of_trial(kind, candidates, rng):
             changed = text(tree(candidates[number]))
             if changed != caption and not candidates[number].may_be_true_of(scene):
@@ -280,9 +298,19 @@ def _order_of_trial(kind, candidates, rng):
     return order
 
 
-def _keeps_to(statement, pairs):
+def _is_possible(statement, pairs):
     said = [(d.colour, d.shape) for d in statement.descriptions]
-    return len(set(said)) == len(said) and all(colour is None or (colour, shape) in pairs for colour, shape in said)
+    if len(set(said)) < len(said) or any(colour and (colour, shape) not in pairs for colour, shape in said):
+        return False
+    return all(
+        name != "inside" or _can_hold(statement.descriptions[j], statement.descriptions[i])
+        for i, name, j in statement.relations
+    )
+
+
+def _can_hold(outer, inner):
+    # What holds is drawn large and what is held small, whatever size they had.
+    return can_hold(outer, inner) and outer.size != "small" and inner.size != "large"
 
 
 def _with_descriptions(statement, changes):
@@ -323,7 +351,8 @@ def _replaced_objects(statement) -> Iterator[Statement]:
 def _replaced_relations(statement) -> Iterator[Statement]:
     for number, (i, name, j) in enumerate(statement.relations):
         first = [OPPOSITE[name]] if name in OPPOSITE else []
-        for other in first + [relation for relation in RELATIONS if relation != name and relation not in first]:
+        rest = DIRECTIONS if statement.pattern == "sides" else RELATIONS  # nothing is inside on a side
+        for other in first + [relation for relation in rest if relation != name and relation not in first]:
             relations = list(statement.relations)
             relations[number] = (i, other, j)
             yield dataclasses.replace(statement, relations=tuple(relations))

@@ -25,7 +25,7 @@ SEEN_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in UNSEEN_PAIRS)
 RADIUS = {"small": (0.145, 0.165), "large": (0.230, 0.260)}  # 19-21 and 29-33 px across at 64 px
 INNER_RADIUS = (0.115, 0.130)
 OUTER_RADIUS = (0.330, 0.370)
-CLEAR_GAP = 0.22  # from here on "left of" is said of two centres
+CLEAR_GAP = 0.28  # from here on "left of" is said of two centres
 POSSIBLE_GAP = 0.08  # below this nobody would call it "left of"
 NEAREST = 0.72  # centres may come this near, in sums of radii: some occlusion, nothing mostly hidden
 
@@ -82,13 +82,16 @@ def sample(rng: np.random.Generator, kind: str, pairs) -> Scene:
     """Draws the things of a scene and the relations that shall hold; `lay_out` then finds the places.
 
     Args:
-      kind: "single", "related" (two things and a relation), "both" (two things) or "several" (three or four).
+      kind: "single", "related" (two things and a relation), "alike" (two things of one shape and a direction), "both"
+        (two things) or "several" (three or four).
       pairs: the (colour, shape) pairs to draw from.
     """
-    count = {"single": 1, "related": 2, "both": 2, "several": int(rng.integers(3, 5))}[kind]
+    count = {"single": 1, "several": int(rng.integers(3, 5))}.get(kind, 2)
     while True:
-        chosen = rng.choice(len(pairs), count, replace=False)
-        things = tuple(_thing(rng, pairs[i], rare_large=kind == "several") for i in chosen)
+        of_shape = str(rng.choice(SHAPES))
+        choices = [pair for pair in pairs if kind != "alike" or pair[1] == of_shape]
+        chosen = rng.choice(len(choices), count, replace=False)
+        things = tuple(_thing(rng, choices[i], rare_large=kind == "several") for i in chosen)
         scene = Scene(things, _relations(rng, kind, count))
         if is_possible(scene, pairs):
             return scene
@@ -102,6 +105,8 @@ def _thing(rng, pair, rare_large):
 def _relations(rng, kind, count):
     if kind == "related":
         return ((0, str(rng.choice(RELATIONS)), 1),)
+    if kind == "alike":
+        return ((0, str(rng.choice(list(DIRECTIONS))), 1),)
     if kind == "several" and rng.random() < 0.6:
         first = str(rng.choice(list(DIRECTIONS)))
         # Four things lie in a 2 x 2 grid: where one pair shares a row, so does the other.
@@ -114,24 +119,24 @@ def is_possible(scene: Scene, pairs) -> bool:
     """Whether the scene can be drawn: allowed and distinct pairs, and things that can hold what is inside them."""
     used = [thing.pair for thing in scene.things]
     return len(set(used)) == len(used) and set(used) <= set(pairs) and all(
-        relation != "inside" or _can_hold(scene.things[j], scene.things[i]) for i, relation, j in scene.relations
+        relation != "inside" or can_hold(scene.things[j], scene.things[i]) for i, relation, j in scene.relations
     )
 
 
-def _can_hold(outer, inner):
+def can_hold(outer, inner) -> bool:
+    """Whether `inner` can be drawn inside `outer`; anything with a shape and a colour."""
     return outer.shape not in ("moon", "bar") and outer.colour != inner.colour  # those have no room inside
 
 
-# ---- Siblings: scenes that differ from a base in one fact only ----
+# ---- Siblings: scenes that differ from a base in a fact or two ----
 
 def sibling(base: Scene, number: int, rng: np.random.Generator, pairs) -> Scene:
-    """The `number`-th scene of a group (0 = the base itself): the same things but for one shape, binding or relation.
+    """The `number`-th scene of a group (0 = the base itself): the same words, bound to other things or places.
 
-    Random scenes of a batch hardly ever agree in all colours or differ by a relation alone, so that a contrastive loss
-    would learn colours and ignore the rest.
+    A single thing gets another shape, colour or filling. Random scenes of a batch hardly ever agree in all colours and
+    shapes, so that a contrastive loss would never ask which colour belongs to which thing, nor where it lies.
     """
-    edits = (_reshape, _recolour, _restyle) if len(base.things) == 1 else (_reshape, _exchange_colours, _turn)
-    edit = (None, *edits)[number]
+    edit = (None, *_edits(base))[number]
     if edit is None:
         return base
     for change in (edit, _recolour):  # what cannot be edited so (an unseen pair would arise) gets another colour
@@ -140,6 +145,14 @@ def sibling(base: Scene, number: int, rng: np.random.Generator, pairs) -> Scene:
             if changed != base and is_possible(changed, pairs):
                 return changed
     return base
+
+
+def _edits(base):
+    if len(base.things) == 1:
+        return _reshape, _recolour, _restyle
+    if len({thing.shape for thing in base.things}) == 1 and base.relations:
+        return _turn, _tilt, _tilt_and_turn  # exchanged colours would be the same as exchanged places
+    return _exchange_colours, _turn, _exchange_and_turn
 
 
 def replace_thing(scene: Scene, i: int, **changes) -> Scene:
@@ -166,9 +179,23 @@ def _turn(scene, rng):
     return dataclasses.replace(scene, relations=tuple((j, relation, i) for i, relation, j in scene.relations))
 
 
+def _tilt(scene, rng):
+    """What lay side by side lies one above the other."""
+    names = {"left": "above", "right": "below", "above": "left", "below": "right", "inside": "inside"}
+    return dataclasses.replace(scene, relations=tuple((i, names[relation], j) for i, relation, j in scene.relations))
+
+
+def _tilt_and_turn(scene, rng):
+    return _turn(_tilt(scene, rng), rng)
+
+
 def _exchange_colours(scene, rng):
     first, second = scene.things[:2]
     return replace_thing(replace_thing(scene, 0, colour=second.colour), 1, colour=first.colour)
+
+
+def _exchange_and_turn(scene, rng):
+    return _turn(_exchange_colours(scene, rng), rng)
 
 
 # ---- Where the things lie ----
@@ -206,7 +233,7 @@ def _place_pair(scene, rng):
     dx, dy = np.multiply(DIRECTIONS[name], rng.uniform(CLEAR_GAP, 0.6))
     across = rng.uniform(-0.5, 0.5) * max(abs(dx), abs(dy))
     dx, dy = (dx, across) if dx else (across, dy)
-    x, y = rng.uniform(0.25, 0.75, 2)
+    x, y = rng.uniform(0.35, 0.65, 2)
     things = list(scene.things)
     things[i] = _placed(things[i], rng, x + dx / 2, y + dy / 2)
     things[j] = _placed(things[j], rng, x - dx / 2, y - dy / 2)

@@ -26,7 +26,7 @@ class Preset:
 
 
 PRESETS = {
-    "tiny": Preset(8, 128, Tower(128, 3, 4), Tower(128, 2, 4)),
+    "tiny": Preset(16, 128, Tower(128, 4, 4), Tower(128, 2, 4)),
     "ViT-S/16": Preset(16, 384, Tower(384, 12, 6), Tower(384, 12, 6)),
     "ViT-B/32": Preset(32, 512, Tower(768, 12, 12), Tower(512, 12, 8)),
     "ViT-B/16": Preset(16, 512, Tower(768, 12, 12), Tower(512, 12, 8)),

@@ -102,6 +102,17 @@ def test_negatives_are_of_five_kinds_false_and_distinct(tests):
         assert min(counts.values()) >= 60, (split, counts)
 
 
+def test_negatives_cannot_be_told_by_an_odd_combination_of_words(tests):
+    """In the split `test` no negative says a held-out pair, and nothing lies inside a thing without room."""
+    unseen = [" ".join(pair) for pair in scene_world.UNSEEN_PAIRS]
+    texts = [negative["text"] for example in tests["test"] for negative in example["negatives"]]
+    assert len(texts) > 500 and not [text for text in texts if any(pair in text for pair in unseen)]
+    holders = [re.search(r"(?:inside|within) an? (?:\w+ )*?(circle|square|triangle|star|bar|cross|ring|moon)", text)
+               for text in texts]
+    found = {holder.group(1) for holder in holders if holder}
+    assert "circle" in found and not found & {"moon", "bar"}
+
+
 def test_negatives_are_false_of_the_scene():
     """Reads the negatives' statements before they become text and holds them against the scene, generously."""
     rng = np.random.default_rng(0)

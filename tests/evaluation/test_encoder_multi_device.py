@@ -18,7 +18,7 @@ from harmopower.parallel import rules
 if jax.device_count() < 8:
     pytest.skip("run with XLA_FLAGS=--xla_force_host_platform_device_count=8", allow_module_level=True)
 
-SIZE, LENGTH = 32, 8
+SIZE, LENGTH = 64, 8
 TEXTS = ["a red circle", "a blue square"] * 6
 
 

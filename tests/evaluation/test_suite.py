@@ -18,7 +18,7 @@ from harmopower.evaluation import classification, composition, encoder as encode
 from harmopower.models import clip
 from harmopower.objectives import region
 
-SIZE, LENGTH, BATCH = 32, 16, 16
+SIZE, LENGTH, BATCH = 64, 16, 16
 SPLITS = ("test", "test_unseen")
 
 
