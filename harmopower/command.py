@@ -19,7 +19,9 @@ class CommandError(Exception):
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Parses the flags, calls `main(argv)` and exits with its return value."""
+    """Parses the flags, calls `main(argv)` and exits with its return value; --help prints the module's page instead."""
+    if {"-h", "-help", "--help"} & set(sys.argv[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
     try:
         argv = flags.FLAGS(sys.argv)
     except PARSE_ERRORS as error:

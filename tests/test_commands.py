@@ -52,6 +52,13 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(config_file, tmp_path, sett
     assert all(word in lines[0] for word in words), lines
 
 
+@pytest.mark.parametrize("module", ["harmopower.train", "harmopower.evaluate", "tools.plan"])
+def test_help_shows_an_example_and_the_flags(module):
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and f"python -m {module} --" in shown.stdout, shown
+    assert {"harmopower.train": "--config:", "harmopower.evaluate": "--step:", "tools.plan": "--chip:"}[module] in shown.stdout
+
+
 def test_a_wrong_config_path_is_one_line_and_exit_code_2(tmp_path):
     run = start(tmp_path / "missing.py", tmp_path)
     _, error = run.communicate()
