@@ -538,10 +538,9 @@ def _shard_gradient(how: How, meeting, axes, rows, subsets):
     """Gradient of this shard's regions and phrases; the guests bring their hardest partners and collect gradients."""
     images, texts, index, hardest, d_own = rows
     home_first = partial(_home_first, images, texts)
-    here = jnp.arange(index.shape[0])
 
     def add_pairs(features, sums, rows, cotangent):
-        """All pairs are given as (home, guest)."""
+        """All pairs are given as (home, guest); None stands for the row itself."""
         return home_first(_add_pair_gradients(
             how, meeting.block, subsets, home_first(features), home_first(sums), home_first(rows), cotangent))
 
@@ -549,15 +548,15 @@ def _shard_gradient(how: How, meeting, axes, rows, subsets):
         guest_features, guest_index, guest_hardest = guest
         features, sums = (home, guest_features), (home_sums, guest_sums)
         at_home, cotangent = _localise(guest_hardest, index)
-        sums = add_pairs(features, sums, (at_home, jnp.arange(guest_index.shape[0])), cotangent)
+        sums = add_pairs(features, sums, (at_home, None), cotangent)
         visiting, cotangent = _localise(home_hardest, guest_index)
-        return add_pairs(features, sums, (here, visiting), cotangent)
+        return add_pairs(features, sums, (None, visiting), cotangent)
 
     (home, guest), (home_hardest, guest_hardest) = home_first((images, texts)), home_first(hardest)
     zeros = home_first((jnp.zeros(images.regions.shape), jnp.zeros(texts.phrases.shape)))
     sums = collectives.visit_shards(
         visit, zeros[0], (guest, index, guest_hardest), zeros[1], meeting.communication, axes)
-    return home_first(add_pairs((home, guest), sums, (here, here), d_own))
+    return home_first(add_pairs((home, guest), sums, (None, None), d_own))
 
 
 def _localise(hardest: _Hardest, index):
@@ -568,21 +567,40 @@ def _localise(hardest: _Hardest, index):
 
 
 def _add_pair_gradients(how: How, block: int, subsets, features, sums, rows, cotangents):
-    """Adds to the gradients (regions, phrases) those of the scores of the pairs (image_rows[p], text_rows[p])."""
-    images, texts = features
+    """Adds to the gradients (regions, phrases) those of the scores of the pairs (image_rows[p], text_rows[p]).
 
+    A side whose rows are None has row p in pair p: slices of it are read and written in place. Gathering and scattering,
+    which the other side needs, cost more than the products.
+    """
     def add(sums, pairs):
-        d_regions, d_phrases = sums
-        image_rows, text_rows, cotangent = pairs
-        image, text = _Images(*(array[image_rows] for array in images)), _Texts(*(array[text_rows] for array in texts))
-        regions = _masked(image)
-        s = _inner_products("pmd,pkd->mkp", regions, text.phrases)
-        slope = _normalise(how, cotangent, image.mask.sum(1)) * sum(_slopes(how, s, text.mask.T, subsets))
-        slope = jnp.where(image.mask.T[:, None, :], slope, 0)
-        d_regions = d_regions.at[image_rows].add(_inner_products("mkp,pkd->pmd", slope, text.phrases))
-        return (d_regions, d_phrases.at[text_rows].add(_inner_products("mkp,pmd->pkd", slope, regions))), None
+        start, rows, cotangent = pairs
+        image, text = (
+            jax.tree.map(lambda array: _take(array, side, start, block), whole) for whole, side in zip(features, rows))
+        found = _pair_gradients(how, subsets, image, text, cotangent)
+        return tuple(_add_at(total, side, start, new) for total, side, new in zip(sums, rows, found)), None
 
-    return lax.scan(add, sums, collectives.split_blocks((*rows, cotangents), block))[0]
+    starts = jnp.arange(0, cotangents.shape[0], block)
+    return lax.scan(add, tuple(sums), (starts, *collectives.split_blocks((tuple(rows), cotangents), block)))[0]
+
+
+def _take(array, rows, start, count: int):
+    return lax.dynamic_slice_in_dim(array, start, count) if rows is None else array[rows]
+
+
+def _add_at(total, rows, start, new):
+    if rows is not None:
+        return total.at[rows].add(new)
+    before = lax.dynamic_slice_in_dim(total, start, new.shape[0])
+    return lax.dynamic_update_slice_in_dim(total, before + new, start, 0)
+
+
+def _pair_gradients(how: How, subsets, image: _Images, text: _Texts, cotangent):
+    """The gradients by regions [p, M, D] and by phrases [p, K, D] of the scores of the pairs (image p, text p)."""
+    regions = _masked(image)
+    s = _inner_products("pmd,pkd->mkp", regions, text.phrases)
+    slope = _normalise(how, cotangent, image.mask.sum(1)) * sum(_slopes(how, s, text.mask.T, subsets))
+    slope = jnp.where(image.mask.T[:, None, :], slope, 0)
+    return _inner_products("mkp,pkd->pmd", slope, text.phrases), _inner_products("mkp,pmd->pkd", slope, regions)
 
 
 _triplet_scores.defvjp(_triplet_scores_forward, _triplet_scores_backward)
