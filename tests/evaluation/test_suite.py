@@ -109,11 +109,11 @@ class Oracle:
         return np.stack([self._vector(text) for text in texts])
 
     def _vector(self, text):
-        # Single words and pairs: with words alone a swapped caption would be the same sum.
+        # Single words, pairs and triples: with words alone a swapped caption would be the same sum.
         filler = ("a", "there", "is", "picture", "photo", "of")
         words = [word for word in text.replace(",", "").split() if word not in filler]
         vector = np.zeros(4000)
-        for word in words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]:
+        for word in [" ".join(words[i:i + count]) for count in (1, 2, 3) for i in range(len(words) + 1 - count)]:
             vector[self._words.setdefault(word, len(self._words))] += 1
         return vector / max(np.linalg.norm(vector), 1e-9)
 

@@ -20,7 +20,7 @@ def tiny(**settings):
     """The tiny preset without data, on the devices of the test."""
     config = configs.load(CONFIGS / "scenes.py")
     config.data.source = ""
-    config.model.update(dict(scan_unroll=1))
+    config.model.scan_unroll, config.optimizer.name = 1, "adamw"
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
     return config
 

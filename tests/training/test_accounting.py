@@ -26,9 +26,9 @@ def preset_config(name, **settings):
 
 
 def small_config(**settings):
-    """The tiny preset with all objectives, batch 8."""
-    return preset_config("tiny", **({
-        "batch_size": 8, "data.image_size": 64, "data.context_length": 20, "data.max_phrases": 4, "data.max_boxes": 3,
+    """A small model with all objectives, batch 8."""
+    return preset_config("patch8-shared128-vision128x3x4-text128x2x4", **({
+        "batch_size": 8, "data.image_size": 32, "data.context_length": 20, "data.max_phrases": 4, "data.max_boxes": 3,
         "data.region_text_length": 8, "data.max_region_texts": 2, "objective.global_region.weight": 0.1,
     } | settings))
 
