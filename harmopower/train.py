@@ -25,6 +25,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: list[str]) -> int:
     """Sets the run up, then hands over to the loop."""
     command.refuse_arguments(argv)
+    if "://" in WORKDIR.value:
+        raise command.CommandError(
+            f"--workdir {WORKDIR.value}: metrics are written to folders only; mount the bucket and give its folder")
     logging.set_verbosity(logging.WARNING)
     meshes.initialize_processes()
     config, workdir = command.loaded_config(CONFIG.value), WORKDIR.value

@@ -59,6 +59,12 @@ def test_help_shows_an_example_and_the_flags(module):
     assert {"harmopower.train": "--config:", "harmopower.evaluate": "--step:", "tools.plan": "--chip:"}[module] in shown.stdout
 
 
+def test_a_workdir_that_is_no_folder_is_refused(config_file):
+    run = start(config_file, "gs://bucket/run")
+    _, error = run.communicate()
+    assert run.returncode == 2 and "--workdir gs://bucket/run" in error and "Traceback" not in error
+
+
 def test_a_wrong_config_path_is_one_line_and_exit_code_2(tmp_path):
     run = start(tmp_path / "missing.py", tmp_path)
     _, error = run.communicate()
