@@ -84,6 +84,7 @@ def command(*arguments):
         [sys.executable, "-m", "tools.plan", config, *arguments], capture_output=True, text=True, cwd=CONFIGS.parent)
 
 
+@pytest.mark.slow
 def test_sharding_divides_the_state_over_forced_devices(found):
     run = command("--devices=2", "--chip=v5e", "--json", "--config.data.source=", "--config.mesh.fsdp=2",
                   "--config.model.scan_unroll=1")

@@ -63,7 +63,7 @@ def single(source, tmp_path_factory):
     return ten_steps(source, tmp_path_factory.mktemp("single"))
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (4, 2, 1), (2, 2, 2)])
 def test_losses_of_ten_steps_agree_with_one_device(source, single, tmp_path, shape):
     several = ten_steps(source, tmp_path, meshes.make_mesh(*shape))
     assert len(several) == len(single) == 10
@@ -91,6 +91,7 @@ def test_a_device_holds_less_with_fsdp(source):
         assert halves[kind] < 0.55 * whole[kind] and eighths[kind] < 0.18 * whole[kind]
 
 
+@pytest.mark.slow
 def test_patch_dropout_does_not_depend_on_the_mesh(source, tmp_path):
     seen = []
     for name, mesh in (("one", None), ("several", meshes.make_mesh(2, 2, 2))):
