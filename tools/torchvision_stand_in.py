@@ -73,9 +73,17 @@ class Normalize:
 
 
 class _Unused:
+    """A transform that open_clip's preprocessing for training is built of and nothing here calls."""
+
     def __init__(self, *arguments, **settings):
-        if type(self).__name__ == "FrozenBatchNorm2d":
-            raise NotImplementedError("the stand-in for torchvision has no FrozenBatchNorm2d")
+        super().__init__()
+
+
+class FrozenBatchNorm2d(torch.nn.Module):
+    """Only frozen ResNet towers need it; open_clip asks for the class when it is imported."""
+
+    def __init__(self, *arguments, **settings):
+        raise TypeError("the stand-in for torchvision has no FrozenBatchNorm2d; install torchvision for frozen ResNets")
 
 
 def import_open_clip():
@@ -104,7 +112,7 @@ def install() -> None:
     transforms = _module(
         "torchvision.transforms", functional=functional, InterpolationMode=InterpolationMode, Compose=Compose,
         Resize=Resize, CenterCrop=CenterCrop, ToTensor=ToTensor, Normalize=Normalize, **unused)
-    misc = _module("torchvision.ops.misc", FrozenBatchNorm2d=type("FrozenBatchNorm2d", (_Unused, torch.nn.Module), {}))
+    misc = _module("torchvision.ops.misc", FrozenBatchNorm2d=FrozenBatchNorm2d)
     ops = _module("torchvision.ops", misc=misc)
     _module("torchvision", transforms=transforms, ops=ops, __version__="0")
 
