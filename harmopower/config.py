@@ -5,6 +5,7 @@ applied by ml_collections on top, so a key that is not here cannot be set by mis
 """
 import difflib
 import json
+import math
 import os
 import runpy
 
@@ -43,6 +44,7 @@ LOWEST = {
     "evaluation.batch_size": 1,
     "data.group_size": 1,
     "data.max_region_texts": 0,
+    "data.region_text_every": 1,
     "data.workers": 0,
     "data.max_bad_fraction": 0,
     "objective.powerset.temperature": 1e-9,
@@ -102,6 +104,7 @@ def _data() -> ConfigDict:
         max_boxes=10,  # M
         regions="boxes",
         max_region_texts=0,  # R, regions of an image whose texts are encoded alone, drawn anew each epoch; 0 = all
+        region_text_every=1,  # in each step one image in so many has its regions' texts encoded, by turns
         region_text_length=16,  # S, tokens of a region's own text
         tokenizer="",  # empty: tokenizer.json beside the data; a path; or hf:NAME
         resize_mode="squash",  # the whole image stretched, or its centre square as in CLIP and OpenCLIP (shortest)
@@ -204,13 +207,17 @@ def _check_ranges(config: ConfigDict) -> None:
 def _check_batch(config: ConfigDict, devices: int, processes: int) -> None:
     mesh = config.mesh
     replicas = devices // max(mesh.tensor, 1)  # the batch is cut over the axes data and fsdp
+    together = {
+        "slices (config.accumulate)": config.accumulate,
+        "images that take turns (config.data.region_text_every)": config.data.region_text_every,
+    }
     for name, parts in (("devices that share the batch (config.mesh.data x fsdp)", replicas), ("processes", processes)):
-        pieces = parts * config.accumulate
-        if parts and config.batch_size % pieces:
-            slices = f" x {config.accumulate} slices (config.accumulate)" if config.accumulate > 1 else ""
+        counts = [(parts, name)] + [(count, what) for what, count in together.items() if count > 1]
+        pieces = math.prod(count for count, _ in counts)
+        if pieces and config.batch_size % pieces:
             raise ConfigError(
-                f"config.batch_size {config.batch_size} does not divide over {parts} {name}{slices}; "
-                f"set it to a multiple of {pieces}"
+                f"config.batch_size {config.batch_size} does not divide over "
+                f"{' x '.join(f'{count} {what}' for count, what in counts)}; set it to a multiple of {pieces}"
             )
 
 

@@ -129,7 +129,8 @@ def _region_texts(config, again: int, remat: int) -> float:
     """What the regions' own texts cost a pair; the gradient of crops is stopped, so they cost their forward pass."""
     length = config.data.region_text_length
     reads_tokens = clip.text_pool(config) == "mean" or config.objective.lexeme_region.own_text
-    texts = text_rows(config) * text_flops(config, length, projected=length if reads_tokens else 1)
+    texts = text_rows(config) / config.data.region_text_every * text_flops(
+        config, length, projected=length if reads_tokens else 1)
     crops = config.data.max_boxes * image_flops(config, whole=True) if total.active(config.objective).crops else 0
     return (3 + again + remat) * texts + (1 + again) * crops
 

@@ -126,7 +126,7 @@ class Step:
             return _temporary(jax.jit(jax.grad(loss, (0, 1), allow_int=True)).lower(features, scales))
 
     def _encode(self, params, batch):
-        return steps.encode(self.model, params, batch, self.config.objective)
+        return steps.encode(self.model, params, batch, self.config)
 
     def _inputs(self, rows: int | None = None) -> dict:
         """What the towers are given: the batch, and the patches that are kept where some are dropped."""

@@ -53,11 +53,13 @@ def gradient(model: CLIP, config, params, batch, step, key):
         patch_key = jax.random.fold_in(key, PATCHES)
         kept = vision.draw_patches(patch_key, len(batch["weight"]), model.grid, config.model.patch_dropout)
         batch = {**batch, "kept_patches": rules.constrain(kept)}
+    if config.data.region_text_every > 1 and "box_tokens" in batch:
+        batch = {**batch, "box_tokens": texts_in_turn(batch["box_tokens"], config.data.region_text_every, step)}
     if config.accumulate > 1:
         return _accumulated_gradient(model, config, params, batch, step, key)
 
     def loss(params):
-        features = encode(model, params, batch, config.objective)
+        features = encode(model, params, batch, config)
         return total.total_loss(features, _scales(model, params), config.objective, step, key)
 
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -69,12 +71,13 @@ def _accumulated_gradient(model, config, params, batch, step, key):
 
     Averaging the slices' own losses would be wrong: a contrastive loss compares every row with the whole batch.
     """
-    slices = jax.tree.map(lambda rows: _split(rows, config.accumulate), batch)
-    encode_slice = lambda params, part: encode(model, params, part, config.objective)
+    together = config.data.region_text_every
+    slices = jax.tree.map(lambda rows: _split(rows, config.accumulate, together), batch)
+    encode_slice = lambda params, part: encode(model, params, part, config)
     features = jax.lax.map(lambda part: encode_slice(params, part), slices)
 
     def loss(features, params):
-        joined = jax.tree.map(_join, features)
+        joined = jax.tree.map(lambda slices: _join(slices, together), features)
         return total.total_loss(joined, _scales(model, params), config.objective, step, key)
 
     (_, metrics), (by_features, gradients) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)(
@@ -89,28 +92,50 @@ def _accumulated_gradient(model, config, params, batch, step, key):
     return jax.lax.scan(add_slice, gradients, (slices, by_features))[0], metrics
 
 
-def _split(rows, count: int):
-    # Slice k takes rows k, k + count, ...: every device keeps its own rows.
-    return jnp.moveaxis(rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]), 1, 0)
+def _split(rows, count: int, together: int):
+    # Slice k takes the groups k, k + count, ... of rows that stay together: every device keeps its own rows.
+    groups = rows.reshape(-1, count, together, *rows.shape[1:])
+    return jnp.moveaxis(groups, 1, 0).reshape(count, -1, *rows.shape[1:])
 
 
-def _join(slices):
-    return jnp.moveaxis(slices, 0, 1).reshape(-1, *slices.shape[2:])
+def _join(slices, together: int):
+    groups = slices.reshape(len(slices), -1, together, *slices.shape[2:])
+    return jnp.moveaxis(groups, 0, 1).reshape(-1, *slices.shape[2:])
 
 
-def encode(model: CLIP, params, batch, objective) -> total.Features:
+def texts_in_turn(ids, every: int, step):
+    """Region texts `[B, R, S]` of one image in `every`, another one of them each step; those of the others are 0.
+
+    Neighbouring groups of `every` are a place apart: records that are stored as each other's negatives, such as the
+    four siblings of the embedded scenes, would else always meet the same ones of themselves.
+    """
+    place = jnp.arange(len(ids))
+    turn = (place + place // every) % every == step % every
+    return jnp.where(turn[:, None, None], ids, 0)
+
+
+def encode(model: CLIP, params, batch, config) -> total.Features:
     """Runs both towers on the rows of `batch` and gathers what the active objectives compare."""
+    objective = config.objective
     apply = functools.partial(model.apply, {"params": params})
     image = apply(batch["image"], batch.get("kept_patches"), method="encode_image")
     text = apply(batch["tokens"], method="encode_text")
     needs, extra = total.active(objective), {}
     if needs.region_text:
-        extra["region_text_tower"] = _each(functools.partial(apply, method="encode_text"), batch["box_tokens"])
+        encode_text = functools.partial(apply, method="encode_text")
+        extra["region_text_tower"] = _region_texts(encode_text, batch["box_tokens"], config.data.region_text_every)
         extra["region_text_content"] = content_tokens(batch["box_tokens"], model.eot_id)
     if needs.crops:
         crops = vision.crop_boxes(batch["image"], batch["boxes"], CROP_ENLARGEMENT)
         extra["crops"] = _each(functools.partial(apply, method="encode_image"), crops).pooled
     return total.gather_features(image, text, batch, objective, model.grid, **extra)
+
+
+def _region_texts(encode_text, ids, every: int):
+    """Encodes the texts `[B, R, S]` of which one image in `every` has any; each group's rows get what the one has."""
+    shared = ids.reshape(-1, every, *ids.shape[1:]).sum(1)
+    # The rows that have no text of their own have no content tokens either, so no loss reads what they get here.
+    return jax.tree.map(lambda rows: jnp.repeat(rows, every, axis=0), _each(encode_text, shared))
 
 
 def _each(encoder, inputs):

@@ -105,6 +105,7 @@ def test_forward_is_what_is_traced(settings):
 @pytest.mark.parametrize("settings", [
     {},
     {"accumulate": 2},
+    {"accumulate": 2, "data.region_text_every": 2},
     {"model.pool": "mean", "model.dense": "value"},
     {"objective.global_region.mode": "crop", "objective.global.kind": "sigmoid"},
     {"objective.lexeme_region.own_text": True, "objective.powerset.weight": 0.0, "model.patch_dropout": 0.5},
@@ -130,7 +131,7 @@ def test_a_loss_is_what_is_traced(name):
     for other in ("global", "lexeme_region", "global_region", "powerset"):
         config.objective[other].weight = float(other == name)
     model, params, batch = abstract(config)
-    features = jax.eval_shape(lambda params: step.encode(model, params, batch, config.objective), params)
+    features = jax.eval_shape(lambda params: step.encode(model, params, batch, config), params)
 
     def loss(features):
         return total.total_loss(features, {"logit_scale": 10.0}, config.objective, 0, jax.random.key(0))[0]
@@ -147,19 +148,13 @@ def test_patch_dropout_and_context_length_enter():
 
 
 def test_the_full_objective_costs_little_over_the_global_one():
-    """Issue 4: at most 3 % counted at ViT-B/16, batch 4096, M = 10, K = 20, for the model.
-
-    What the losses' tiles compute again is in the count of the hardware; without the pass over the regions' own texts
-    that count, too, is below 3 %.
-    """
+    """Issue 4: at most 3 % counted at ViT-B/16, batch 4096, M = 10, K = 20, also with what the losses' tiles repeat."""
     plain, full = (configs.load(CONFIGS / f"{name}.py")
                    for name in ("cc12m_clip_meanpool_vitb16", "cc12m_harmopower_vitb16"))
-    base, whole = accounting.step_flops(plain), accounting.step_flops(full)
-    assert set(whole) >= {"global", "lexeme_region", "global_region", "powerset", "region_texts"}
-    assert sum(base.values()) < sum(whole.values()) <= 1.03 * sum(base.values())
-    base, whole = accounting.step_flops(plain, hardware=True), accounting.step_flops(full, hardware=True)
-    assert sum(whole.values()) <= 1.032 * sum(base.values())
-    assert sum(whole.values()) - whole["region_texts"] <= 1.03 * sum(base.values())
+    for hardware in (False, True):
+        base, whole = accounting.step_flops(plain, hardware), accounting.step_flops(full, hardware)
+        assert set(whole) >= {"global", "lexeme_region", "global_region", "powerset", "region_texts"}
+        assert sum(base.values()) < sum(whole.values()) <= 1.03 * sum(base.values())
 
 
 def test_peaks_by_the_names_that_jax_reports():

@@ -25,9 +25,10 @@ def setting(source, **settings):
     return config, runs.build_model(config, tokenizer), jax.tree.map(jnp.asarray, pipeline.batch(0))
 
 
-@pytest.mark.parametrize("dense, slices", [("full", (2, 4)), ("value", (4,))])
-def test_accumulation_gives_the_gradient_of_the_whole_batch(source, dense, slices):
-    config, model, batch = setting(source, model__patch_dropout=0.5, model__dense=dense)
+@pytest.mark.parametrize("dense, every, slices", [("full", 1, (2, 4)), ("value", 2, (4,))])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(source, dense, every, slices):
+    config, model, batch = setting(
+        source, model__patch_dropout=0.5, model__dense=dense, data__region_text_every=every)
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     params = states.create(model, optimizers.make_optimizer(config), mesh, 0).params
     batch["weight"] = batch["weight"].at[3].set(0)
@@ -74,6 +75,23 @@ def test_loss_falls_on_one_batch(source):
             seen.append({name: float(value) for name, value in metrics.items()})
     for name in ("loss/total", "loss/global", "loss/lexeme_region", "loss/global_region", "loss/powerset"):
         assert seen[-1][name] < 0.8 * seen[0][name], name
+
+
+def test_region_texts_take_turns(source):
+    """Loss and gradient are those of a batch in which only the images whose turn it is have texts."""
+    config, model, batch = setting(source, data__region_text_every=4, objective__lexeme_region__own_text=True)
+    params = states.create(model, optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1]), 0).params
+    gradient = jax.jit(lambda batch, every: steps.gradient(
+        model, common.small_config("", data__region_text_every=every, objective__lexeme_region__own_text=True), params,
+        batch, 6, jax.random.key(0)), static_argnums=1)
+    chosen = jnp.zeros(8, bool).at[jnp.array([2, 5])].set(True)  # step 6 of every 4
+    few = {**batch, "box_tokens": jnp.where(chosen[:, None, None], batch["box_tokens"], 0)}
+    whole, by_turns, by_hand = gradient(batch, 1), gradient(batch, 4), gradient(few, 1)
+    assert by_turns[1]["global_region/pairs"] < whole[1]["global_region/pairs"] / 2
+    for name, value in by_hand[1].items():
+        np.testing.assert_allclose(by_turns[1][name], value, rtol=1e-6, err_msg=name)
+    difference = optax.tree.norm(jax.tree.map(jnp.subtract, by_turns[0], by_hand[0]))
+    assert difference <= 1e-6 * optax.tree.norm(by_hand[0])
 
 
 def test_temperatures_are_clamped_to_one_hundred():
