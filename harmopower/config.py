@@ -207,17 +207,19 @@ def _check_ranges(config: ConfigDict) -> None:
 def _check_batch(config: ConfigDict, devices: int, processes: int) -> None:
     mesh = config.mesh
     replicas = devices // max(mesh.tensor, 1)  # the batch is cut over the axes data and fsdp
-    together = {
-        "slices (config.accumulate)": config.accumulate,
-        "images that take turns (config.data.region_text_every)": config.data.region_text_every,
-    }
-    for name, parts in (("devices that share the batch (config.mesh.data x fsdp)", replicas), ("processes", processes)):
-        counts = [(parts, name)] + [(count, what) for what, count in together.items() if count > 1]
-        pieces = math.prod(count for count, _ in counts)
+    slices = (config.accumulate, "slices (config.accumulate)")
+    turns = (config.data.region_text_every, "images that take turns (config.data.region_text_every)")
+    for factors in (
+        [(replicas, "devices that share the batch (config.mesh.data x fsdp)"), slices],
+        [(processes, "processes"), slices],
+        [slices, turns],  # a group may lie on several devices: only slower
+    ):
+        factors = [(count, name) for count, name in factors if count != 1]
+        pieces = math.prod(count for count, _ in factors)
         if pieces and config.batch_size % pieces:
             raise ConfigError(
                 f"config.batch_size {config.batch_size} does not divide over "
-                f"{' x '.join(f'{count} {what}' for count, what in counts)}; set it to a multiple of {pieces}"
+                f"{' x '.join(f'{count} {name}' for count, name in factors)}; set it to a multiple of {pieces}"
             )
 
 

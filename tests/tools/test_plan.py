@@ -96,7 +96,7 @@ def test_sharding_divides_the_state_over_forced_devices(found):
 
 @pytest.mark.parametrize("arguments, words", [
     (["--chip=abacus"], ["abacus", *accounting.CHIPS]),
-    (["--devices=3"], ["batch_size 64", "3 devices", "multiple of 6"]),
+    (["--devices=3"], ["batch_size 64", "3 devices", "multiple of 3"]),
     (["--devices=2", "--config.mesh.fsdp=3"], ["fsdp", "there are 2"]),
 ])
 def test_what_cannot_be_planned_is_one_line_and_exit_code_2(arguments, words):

@@ -92,11 +92,13 @@ def test_a_device_holds_less_with_fsdp(source):
 
 
 @pytest.mark.slow
-def test_patch_dropout_does_not_depend_on_the_mesh(source, tmp_path):
+def test_what_is_drawn_or_takes_turns_does_not_depend_on_the_mesh(source, tmp_path):
+    """One row a device and slice, so that the two images of a turn lie on two devices."""
     seen = []
     for name, mesh in (("one", None), ("several", meshes.make_mesh(2, 2, 2))):
         settings = config(source)
         settings.total_steps, settings.model.patch_dropout, settings.accumulate = 10, 0.5, 1 if mesh is None else 2
+        settings.data.region_text_every = 2
         common.train(settings, tmp_path / name, mesh)
         seen.append(common.losses(writers.read_metrics(str(tmp_path / name)))[:3])
     for one, many in zip(*seen, strict=True):
