@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from harmopower.models import layers
 from harmopower.models.presets import Tower
+from harmopower.parallel import rules
 
 
 class TextTower(nn.Module):
@@ -28,7 +29,9 @@ class TextTower(nn.Module):
         width, dtype = self.size.width, self.transformer["dtype"]
         table = self.param("tokens", layers.normal(0.02, "vocabulary", "embed"), (self.vocabulary, width))
         position = self.param("position", layers.normal(0.01, "position", "embed"), (self.context_length, width))
-        x = (table[ids] + position[: ids.shape[1]]).astype(dtype)
+        # Gathered whole before the look-up, as any sharded weight is before its product: left to itself, XLA looks up
+        # in shards and moves the activations about.
+        x = (rules.replicate(table)[ids] + position[: ids.shape[1]]).astype(dtype)
         x, _ = layers.Transformer(
             width, self.size.heads, self.size.layers, causal=True, name="transformer", **self.transformer
         )(x)

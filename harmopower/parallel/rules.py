@@ -57,5 +57,14 @@ def check_divides(parameter: str, shape: tuple[int, ...], axes: tuple[str, ...],
 
 def constrain(x):
     """Keeps the leading axis of `x` on the batch axes of the mesh that is entered; without a mesh, `x` itself."""
+    return _constrain(x, batch_spec())
+
+
+def replicate(x):
+    """Puts all of `x` on every device of the mesh that is entered; without a mesh, `x` itself."""
+    return _constrain(x, PartitionSpec())
+
+
+def _constrain(x, spec: PartitionSpec):
     mesh = jax.sharding.get_abstract_mesh()
-    return x if mesh.empty or mesh.are_all_axes_manual else jax.lax.with_sharding_constraint(x, batch_spec())
+    return x if mesh.empty or mesh.are_all_axes_manual else jax.lax.with_sharding_constraint(x, spec)

@@ -1,5 +1,6 @@
 """The same run on one and on eight devices: the losses agree, and what a device holds shrinks."""
 import pathlib
+import re
 import signal
 
 import jax
@@ -89,6 +90,21 @@ def test_a_device_holds_less_with_fsdp(source):
     for kind in (0, 1):  # parameters, optimizer state
         # What has no axis `embed` (gains, biases, patches' positions) stays whole.
         assert halves[kind] < 0.55 * whole[kind] and eighths[kind] < 0.18 * whole[kind]
+
+
+def test_tokens_are_looked_up_without_communication(source):
+    """The table is gathered as a weight; looked up in shards, the embedded tokens would be sent about."""
+    settings = config(source)
+    model, optimizer = runs.build_model(settings, runs.open_data(settings)[0]), optimizers.make_optimizer(settings)
+    mesh = meshes.make_mesh(2, 2, 2)
+    with jax.set_mesh(mesh):
+        params = states.abstract(model, optimizer, mesh).params
+        ids = jax.ShapeDtypeStruct((16, 20), np.int32, sharding=meshes.batch_sharding(mesh))
+        encode = jax.jit(lambda params, ids: model.apply({"params": params}, ids, method="encode_text").tokens)
+        compiled = encode.lower(params, ids).compile().as_text()
+    collectives = [line for line in compiled.splitlines() if re.search(r" (all-|collective-|reduce-scatter)[a-z-]+\(", line)]
+    assert any("text/transformer" in line for line in collectives)  # it is sharded at all
+    assert not [line for line in collectives if "text/gather" in line]
 
 
 @pytest.mark.slow
