@@ -95,7 +95,7 @@ class Step:
     def activations(self) -> int:
         """Bytes of what the backward pass of one slice keeps on one device; cutting by `mesh.tensor` is not counted."""
         rows = self.config.batch_size // self.config.accumulate // meshes.batch_shards(self._mesh)
-        batch = self._inputs(rows)
+        batch = self._inputs(rows + -rows % self.config.data.region_text_every)  # whole groups of images that take turns
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._state.params)
 
         def kept(params, batch):

@@ -56,6 +56,13 @@ def test_remat_and_slices_keep_less():
     assert kept[1] < 0.6 * kept[0] and kept[2] < 0.3 * kept[0] and kept[3] < kept[0]
 
 
+def test_a_device_with_less_than_a_group_of_images_that_take_turns_is_counted_with_one():
+    group = planning.Step(tiny(**{"batch_size": 4, "data.region_text_every": 4}), make_model)
+    alone = planning.Step(tiny(batch_size=1, **{"data.region_text_every": 1}), make_model)
+    alone.config.data.region_text_every = 4  # one row a device, as on a mesh that spreads a group over four
+    assert alone.activations() == group.activations()
+
+
 def test_a_chip_that_is_too_small_gets_the_first_setting_that_fits(found, monkeypatch):
     """The lower end rules out the run as it is; with remat the compiled step fits."""
     memory = found["memory_a_device"]
