@@ -126,7 +126,9 @@ def test_hosts_share_the_same_global_batch(source, tokenizer, hosts):
 def test_threads_give_the_same_batches_from_any_start(source, tokenizer):
     maker = _make(source, tokenizer, threads=3)
     for start in (0, 5):
-        for step, batch in zip(range(start, start + 6), maker.iterate(start)):
+        batches = list(itertools.islice(maker.iterate(start), 6))
+        assert len(batches) == 6
+        for step, batch in enumerate(batches, start):
             _equal(batch, _make(source, tokenizer).batch(step))
 
 
