@@ -1,4 +1,5 @@
 """CLIP on CC12M with both towers averaged as in PowerCLIP: the control that the paper lacks (METHOD section 8)."""
+
 from pathlib import Path
 
 from harmopower.config import load

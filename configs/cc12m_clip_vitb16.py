@@ -1,4 +1,5 @@
 """CLIP on CC12M: the baseline of PowerCLIP's tables (METHOD section 8); the other cc12m configs start from it."""
+
 from harmopower.config import get_config as defaults
 
 PAIRS, EPOCHS = 10_968_539, 32

@@ -1,4 +1,5 @@
 """PowerCLIP-R on CC12M: subsets of random regions against the phrases of the parse tree (METHOD sections 6 and 8)."""
+
 from pathlib import Path
 
 from harmopower.config import load

@@ -1,4 +1,5 @@
 """PowerCLIP-S on CC12M: as with random regions, but with those stored beside the images (METHOD sections 2 and 8)."""
+
 from pathlib import Path
 
 from harmopower.config import load

@@ -4,6 +4,7 @@ Batch, samples, learning rate and warm-up are DataComp's (Gadre et al. 2023; `la
 the betas, weight decay and the absence of clipping, which it leaves to open_clip. The start of the scale at 10 and of
 the bias at -10 is SigLIP's (Zhai et al. 2023). That the two fit each other is our assumption.
 """
+
 from harmopower.config import get_config as defaults
 
 SAMPLES = 1_280_000_000

@@ -1,4 +1,5 @@
 """The quickstart: all three objectives on the embedded scenes, on two CPU cores."""
+
 from harmopower.config import get_config as defaults
 
 

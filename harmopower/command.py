@@ -1,6 +1,7 @@
 """What every command line shares: a user's mistake is one clear line and exit code 2, never a traceback."""
-import sys
+
 from collections.abc import Callable
+import sys
 
 from absl import app, flags
 
@@ -45,7 +46,9 @@ def loaded_config(value):
     try:
         value.to_dict()
     except OSError as error:
-        raise CommandError(f"--config: {str(error).partition('Failed loading config file config_config')[2]}") from error
+        raise CommandError(
+            f"--config: {str(error).partition('Failed loading config file config_config')[2]}"
+        ) from error
     return value
 
 

@@ -3,6 +3,7 @@
 A file in `configs/` starts from `get_config()` and states the difference. Command-line overrides (`--config.a.b=1`) are
 applied by ml_collections on top, so a key that is not here cannot be set by mistake.
 """
+
 import difflib
 import json
 import math
@@ -95,67 +96,91 @@ def load(path: str | os.PathLike) -> ConfigDict:
 
 
 def _data() -> ConfigDict:
-    return ConfigDict(dict(
-        source="",  # folder of a prepared data set (tools.prepare)
-        split="train",
-        image_size=224,
-        context_length=77,
-        max_phrases=20,  # K
-        max_boxes=10,  # M
-        regions="boxes",
-        max_region_texts=0,  # R, regions of an image whose texts are encoded alone, drawn anew each epoch; 0 = all
-        region_text_every=1,  # in each step one image in so many has its regions' texts encoded, by turns
-        region_text_length=16,  # S, tokens of a region's own text
-        tokenizer="",  # empty: tokenizer.json beside the data; a path; or hf:NAME
-        resize_mode="squash",  # the whole image stretched, or its centre square as in CLIP and OpenCLIP (shortest)
-        min_crop_area=1.0,  # smallest share of the image that a random crop keeps; 1 = the whole image
-        group_size=1,  # consecutive records that the shuffle keeps together; 4 for the embedded scenes
-        workers=0,  # worker processes; 0 = threads of this process
-        threads=2,
-        max_bad_fraction=0.01,
-    ))
+    return ConfigDict(
+        dict(
+            source="",  # folder of a prepared data set (tools.prepare)
+            split="train",
+            image_size=224,
+            context_length=77,
+            max_phrases=20,  # K
+            max_boxes=10,  # M
+            regions="boxes",
+            max_region_texts=0,  # R, regions of an image whose texts are encoded alone, drawn anew each epoch; 0 = all
+            region_text_every=1,  # in each step one image in so many has its regions' texts encoded, by turns
+            region_text_length=16,  # S, tokens of a region's own text
+            tokenizer="",  # empty: tokenizer.json beside the data; a path; or hf:NAME
+            resize_mode="squash",  # the whole image stretched, or its centre square as in CLIP and OpenCLIP (shortest)
+            min_crop_area=1.0,  # smallest share of the image that a random crop keeps; 1 = the whole image
+            group_size=1,  # consecutive records that the shuffle keeps together; 4 for the embedded scenes
+            workers=0,  # worker processes; 0 = threads of this process
+            threads=2,
+            max_bad_fraction=0.01,
+        )
+    )
 
 
 def _model() -> ConfigDict:
-    return ConfigDict(dict(
-        preset="ViT-B/16",
-        pool="cls",
-        text_pool="auto",  # eos where pool is cls, mean where pool is mean
-        dense="full",
-        patch_dropout=0.0,  # share of the patches that each training step leaves out, drawn anew (FLIP); 0 = none
-        activation="quick_gelu",
-        dtype="float32",
-        remat="none",
-        attention="xla",
-        layer_norm_epsilon=1e-5,
-        pixel_mean=(0.48145466, 0.4578275, 0.40821073),  # OpenAI's CLIP, of pixels in 0..1
-        pixel_std=(0.26862954, 0.26130258, 0.27577711),
-        scan_unroll=1,  # layers per scan iteration; the depth = no loop, faster on CPU
-    ))
+    return ConfigDict(
+        dict(
+            preset="ViT-B/16",
+            pool="cls",
+            text_pool="auto",  # eos where pool is cls, mean where pool is mean
+            dense="full",
+            patch_dropout=0.0,  # share of the patches that each training step leaves out, drawn anew (FLIP); 0 = none
+            activation="quick_gelu",
+            dtype="float32",
+            remat="none",
+            attention="xla",
+            layer_norm_epsilon=1e-5,
+            pixel_mean=(0.48145466, 0.4578275, 0.40821073),  # OpenAI's CLIP, of pixels in 0..1
+            pixel_std=(0.26862954, 0.26130258, 0.27577711),
+            scan_unroll=1,  # layers per scan iteration; the depth = no loop, faster on CPU
+        )
+    )
 
 
 def _objective() -> ConfigDict:
-    return ConfigDict({
-        "region_pooling": "cover",
-        "communication": "ring",  # how shards of the batch meet in the losses: memory for two of them, or gather all
-        "global": dict(kind="softmax", weight=1.0),
-        "lexeme_region": dict(
-            weight=0.1, warmup_steps=0, temperature="shared", duplicates="positives",
-            own_text=False,  # encode the own texts of regions that have no span: a second text pass
-        ),
-        "global_region": dict(weight=0.0, warmup_steps=0, mode="text"),
-        "powerset": dict(
-            weight=0.2, warmup_steps=0, method="nla", temperature=1e-3, zeta=0.75, margin=0.2,
-            phrase_norm="sum", score_norm="sum", samples=256,
-        ),
-    })
+    return ConfigDict(
+        {
+            "region_pooling": "cover",
+            "communication": "ring",  # how shards of the batch meet in the losses: memory for two, or gather all
+            "global": dict(kind="softmax", weight=1.0),
+            "lexeme_region": dict(
+                weight=0.1,
+                warmup_steps=0,
+                temperature="shared",
+                duplicates="positives",
+                own_text=False,  # encode the own texts of regions that have no span: a second text pass
+            ),
+            "global_region": dict(weight=0.0, warmup_steps=0, mode="text"),
+            "powerset": dict(
+                weight=0.2,
+                warmup_steps=0,
+                method="nla",
+                temperature=1e-3,
+                zeta=0.75,
+                margin=0.2,
+                phrase_norm="sum",
+                score_norm="sum",
+                samples=256,
+            ),
+        }
+    )
 
 
 def _optimizer() -> ConfigDict:
-    return ConfigDict(dict(
-        name="adamw",  # or muon: Muon for the matrices of the blocks, Adam for the rest
-        learning_rate=1e-3, warmup_steps=100, b1=0.9, b2=0.98, epsilon=1e-8, weight_decay=0.2, clip_norm=1.0,
-    ))
+    return ConfigDict(
+        dict(
+            name="adamw",  # or muon: Muon for the matrices of the blocks, Adam for the rest
+            learning_rate=1e-3,
+            warmup_steps=100,
+            b1=0.9,
+            b2=0.98,
+            epsilon=1e-8,
+            weight_decay=0.2,
+            clip_norm=1.0,
+        )
+    )
 
 
 class ConfigError(ValueError):

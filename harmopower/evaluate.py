@@ -2,10 +2,11 @@
 
 Prints a table with chance levels and writes `eval.json` in the workdir.
 """
+
 import os
 
-import jax
 from absl import flags, logging
+import jax
 
 from harmopower import command, runs
 from harmopower.parallel import mesh as meshes

@@ -1,4 +1,5 @@
 """What a run is made of: from its config when it is trained, from its workdir when it is evaluated or exported."""
+
 import os
 
 from etils import epath
@@ -27,8 +28,12 @@ def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
         raise configs.ConfigError("config.data.source is empty; set it to a folder that tools.prepare has made")
     try:
         found = pipeline.from_config(
-            config.data, seed=config.seed, batch_size=config.batch_size, process_index=jax.process_index(),
-            process_count=jax.process_count(), grid=clip.grid(config),
+            config.data,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            grid=clip.grid(config),
             region_text=total.active(config.objective).region_text,
         )
     except ValueError as error:  # the data modules' errors about what the config asks for
@@ -37,7 +42,7 @@ def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
 
 
 def build_model(config, tokenizer: Tokenizer | None) -> clip.CLIP:
-    """The model of a config for that tokenizer's ids; None: for those of CLIP's own, of which only the number matters."""
+    """The model of a config for that tokenizer's ids; None: for CLIP's own, of which only the number matters."""
     if tokenizer is None:
         return clip.from_config(config, clip.VOCABULARY, clip.VOCABULARY - 1)
     return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id)
@@ -98,8 +103,14 @@ def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer
 
     def evaluate(params, step: int) -> dict[str, float]:
         encoder = suite.Encoder(
-            model, params, tokenizer, config.data.image_size, config.data.context_length, config.evaluation.batch_size,
-            region_pooling=config.objective.region_pooling, resize_mode=config.data.resize_mode,
+            model,
+            params,
+            tokenizer,
+            config.data.image_size,
+            config.data.context_length,
+            config.evaluation.batch_size,
+            region_pooling=config.objective.region_pooling,
+            resize_mode=config.data.resize_mode,
         )
         found = suite.run(config.evaluation, encoder, config.data.source, should_stop)
         if found is None:

@@ -1,11 +1,12 @@
-"""Trains a model: `python -m harmopower.train --config configs/scenes.py --workdir runs/scenes [--config.key=value ...]`.
+"""Trains a model: `python -m harmopower.train --config configs/NAME.py --workdir runs/NAME [--config.key=value ...]`.
 
 Rerunning the same command resumes from the newest checkpoint in the workdir.
 """
+
 import os
 
-import jax
 from absl import flags, logging
+import jax
 from ml_collections import config_flags
 
 from harmopower import command, runs
@@ -27,7 +28,8 @@ def main(argv: list[str]) -> int:
     command.refuse_arguments(argv)
     if "://" in WORKDIR.value:
         raise command.CommandError(
-            f"--workdir {WORKDIR.value}: metrics are written to folders only; mount the bucket and give its folder")
+            f"--workdir {WORKDIR.value}: metrics are written to folders only; mount the bucket and give its folder"
+        )
     logging.set_verbosity(logging.WARNING)
     meshes.initialize_processes()
     config, workdir = command.loaded_config(CONFIG.value), WORKDIR.value
@@ -47,7 +49,8 @@ def main(argv: list[str]) -> int:
         except NonFiniteError as error:
             raise command.CommandError(
                 f"{error}; the last good checkpoint is kept. Lower config.optimizer.learning_rate "
-                f"({config.optimizer.learning_rate}) or the weight of the term named", exit_code=1
+                f"({config.optimizer.learning_rate}) or the weight of the term named",
+                exit_code=1,
             ) from error
 
 

@@ -1,4 +1,5 @@
 """Compiled programs are shared between the tests, and between a test and the commands that it starts."""
+
 import os
 import tempfile
 

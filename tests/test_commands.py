@@ -1,4 +1,5 @@
 """The command lines as a user meets them: clear errors with exit code 2, Ctrl-C and resuming, no TensorFlow."""
+
 import json
 import signal
 import subprocess
@@ -56,7 +57,9 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(config_file, tmp_path, sett
 def test_help_shows_an_example_and_the_flags(module):
     shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and f"python -m {module} --" in shown.stdout, shown
-    assert {"harmopower.train": "--config:", "harmopower.evaluate": "--step:", "tools.plan": "--chip:"}[module] in shown.stdout
+    assert {"harmopower.train": "--config:", "harmopower.evaluate": "--step:", "tools.plan": "--chip:"}[
+        module
+    ] in shown.stdout
 
 
 def test_a_workdir_that_is_no_folder_is_refused(config_file):
@@ -102,7 +105,8 @@ def wait_for_row(run, workdir):
 
 
 @pytest.mark.parametrize(
-    "modules", ["harmopower.train", "harmopower.evaluate, tools.prepare, tools.export, tools.convert_weights, tools.benchmark"]
+    "modules",
+    ["harmopower.train", "harmopower.evaluate, tools.prepare, tools.export, tools.convert_weights, tools.benchmark"],
 )
 def test_no_tensorflow_is_imported_anywhere(modules):
     code = f"import sys, {modules}; sys.exit('tensorflow' in sys.modules)"

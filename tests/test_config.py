@@ -1,4 +1,5 @@
 """The config: what is refused, and that a stored config reads back as it was."""
+
 import pytest
 
 from harmopower import config as configs
@@ -15,7 +16,11 @@ def changed(**settings):
     [
         (dict(batch_size=100), 8, ["config.batch_size 100", "8 devices", "multiple of 8"]),
         (dict(batch_size=96, accumulate=5), 1, ["config.batch_size 96", "5 slices"]),
-        (dict(batch_size=96, accumulate=2, data__region_text_every=9), 1, ["batch_size 96", "2 slices", "9 images", "of 18"]),
+        (
+            dict(batch_size=96, accumulate=2, data__region_text_every=9),
+            1,
+            ["batch_size 96", "2 slices", "9 images", "of 18"],
+        ),
         (dict(model__pool="max"), 1, ["config.model.pool 'max'", "cls, mean"]),
         (dict(objective__powerset__method="exakt"), 1, ["did you mean 'exact'"]),
         (dict(total_steps=50), 1, ["warmup_steps 100", "total_steps 50"]),

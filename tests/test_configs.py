@@ -1,4 +1,5 @@
 """Every file in `configs/` loads from any folder, is valid on one node and on a pod, and builds the model it means."""
+
 import math
 from pathlib import Path
 
@@ -29,8 +30,14 @@ def weights(name):
 
 def test_the_runs_of_the_readme_are_there():
     assert FILES.keys() >= {
-        "scenes", "cc12m_clip_vitb16", "cc12m_clip_meanpool_vitb16", "cc12m_powerclip_vitb16",
-        "cc12m_powerclip_vitb16_boxes", "cc12m_harmopower_vitb16", "datacomp_sigmoid_vitb16"}
+        "scenes",
+        "cc12m_clip_vitb16",
+        "cc12m_clip_meanpool_vitb16",
+        "cc12m_powerclip_vitb16",
+        "cc12m_powerclip_vitb16_boxes",
+        "cc12m_harmopower_vitb16",
+        "datacomp_sigmoid_vitb16",
+    }
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -67,10 +74,16 @@ def test_cc12m_has_the_papers_schedule():
 
 
 def test_runs_differ_in_what_their_names_say():
-    assert weights("cc12m_clip_vitb16") == weights("cc12m_clip_meanpool_vitb16") == {
-        "global": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.0}
-    assert weights("cc12m_powerclip_vitb16") == weights("cc12m_powerclip_vitb16_boxes") == {
-        "global": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.2}
+    assert (
+        weights("cc12m_clip_vitb16")
+        == weights("cc12m_clip_meanpool_vitb16")
+        == {"global": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.0}
+    )
+    assert (
+        weights("cc12m_powerclip_vitb16")
+        == weights("cc12m_powerclip_vitb16_boxes")
+        == {"global": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.2}
+    )
     assert all(weights("cc12m_harmopower_vitb16").values())
     needs = total.active(configs.load(FILES["cc12m_clip_vitb16"]).objective)
     assert not any(needs)
@@ -80,7 +93,8 @@ def test_runs_differ_in_what_their_names_say():
 
     assert changes("cc12m_clip_vitb16", "cc12m_clip_meanpool_vitb16") == ["config.model.pool: 'cls' -> 'mean'"]
     assert changes("cc12m_powerclip_vitb16", "cc12m_powerclip_vitb16_boxes") == [
-        "config.data.regions: 'random' -> 'boxes'"]
+        "config.data.regions: 'random' -> 'boxes'"
+    ]
 
 
 def test_what_is_no_config_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 """The launch scripts that need a cluster: clean to shellcheck, and what they would run is what was asked for."""
+
 import pathlib
 import shlex
 import shutil
@@ -24,8 +25,13 @@ def tpu_vm(folder, *arguments):
     """Runs tpu_vm.sh with a stand-in for gcloud; the commands that it was given."""
     (folder / "gcloud").write_text(GCLOUD)
     (folder / "gcloud").chmod(0o755)
-    run = subprocess.run([LAUNCH / "tpu_vm.sh", *arguments], env={"PATH": f"{folder}:/usr/bin:/bin"}, text=True,
-                         capture_output=True, check=False)
+    run = subprocess.run(
+        [LAUNCH / "tpu_vm.sh", *arguments],
+        env={"PATH": f"{folder}:/usr/bin:/bin"},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     calls = (folder / "calls").read_text().split("\n\0") if (folder / "calls").exists() else []
     return run, [call.split("\0")[:-1] for call in calls[:-1]]
 

@@ -1,4 +1,5 @@
 """Two real processes over localhost: the losses of one process, one set of files, one stop for both, and resuming."""
+
 import os
 import signal
 import socket

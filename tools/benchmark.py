@@ -7,11 +7,13 @@
 Every subcommand is an entry of SUBCOMMANDS: its arguments, a function that measures and returns plain numbers, and one
 that shows them.
 """
+
 import argparse
+from collections.abc import Callable
+from functools import partial
 import json
 import sys
-from functools import partial
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +44,17 @@ class Subcommand(NamedTuple):
 def main(arguments=None) -> int:
     """Parses the command line, measures, and prints a table or, with --json, one JSON object."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = parser.add_subparsers(dest="subcommand", required=True)
     for name, subcommand in SUBCOMMANDS.items():
         subparser = names.add_parser(
-            name, help=subcommand.help, description=subcommand.help,
+            name,
+            help=subcommand.help,
+            description=subcommand.help,
             epilog=f"example: python -m tools.benchmark {name} --json",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
         subparser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
         subcommand.add_arguments(subparser)
     options = parser.parse_args(arguments)
@@ -89,7 +95,8 @@ def measure_powerset(options: argparse.Namespace) -> dict:
     forms = measure_forms(options)
     two_sweeps = forms["two_sweeps"]["seconds"]
     operations = costs.powerset_operations(
-        options.batch, options.regions, options.phrases, options.width, options.method)
+        options.batch, options.regions, options.phrases, options.width, options.method
+    )
     step_flops = STEP_FLOPS_A_PAIR * options.batch
     rate = matmul_rate(options.dtype) * (1 if jax.default_backend() == "cpu" else options.devices)
     return {
@@ -116,8 +123,11 @@ def measure_forms(options: argparse.Namespace) -> dict:
     """
     compiled = {name: compile_form(name, options) for name in FORMS}
     memory = {name: form and form.memory_analysis().temp_size_in_bytes for name, form in compiled.items()}
-    runs = {name: (form, form_arguments(name, options)) for name, form in compiled.items()
-            if form and memory[name] <= options.memory * 2**30}
+    runs = {
+        name: (form, form_arguments(name, options))
+        for name, form in compiled.items()
+        if form and memory[name] <= options.memory * 2**30
+    }
     seconds = dict(zip(runs, fastest(runs.values(), options.repeats)))
     return {name: {"temporary_bytes": memory[name], "seconds": seconds.get(name)} for name in FORMS}
 
@@ -186,25 +196,37 @@ def show_powerset(result: dict, console: Console):
     title = "B={batch} M={regions} K={phrases} D={width} {method} {dtype}, {devices} device(s)".format(**settings)
     table = Table("form", "ms", "temporary MiB a device", "two sweeps are faster by", title=title)
     for name, form in result["forms"].items():
-        table.add_row(name, format_number(form["seconds"], 1e3), format_number(form["temporary_bytes"], 2**-20),
-                      format_number(result["times_faster_than"][name], 1))
+        table.add_row(
+            name,
+            format_number(form["seconds"], 1e3),
+            format_number(form["temporary_bytes"], 2**-20),
+            format_number(result["times_faster_than"][name], 1),
+        )
     console.print(table)
     share = result["share_of_step"]
     rate = result["matmul_flops_per_second"] / 1e12
     console.print(f"on {result['platform']}; a matrix product reaches {rate:.3f} TFLOP/s")
-    console.print("share of an ideal ViT-B/16 step: "
-                  f"measured here {format_number(share['measured'], 100)} %, counted matrix products "
-                  f"{share['counted_matmul']:.2%}, counted floor on an H200 {share['floor_on_h200']:.2%} "
-                  f"({result['floor_on_h200_seconds'] * 1e3:.3g} ms)")
+    console.print(
+        "share of an ideal ViT-B/16 step: "
+        f"measured here {format_number(share['measured'], 100)} %, counted matrix products "
+        f"{share['counted_matmul']:.2%}, counted floor on an H200 {share['floor_on_h200']:.2%} "
+        f"({result['floor_on_h200_seconds'] * 1e3:.3g} ms)"
+    )
 
 
 SUBCOMMANDS = {
     "powerset": Subcommand(
         "time and memory of the powerset objective, two sweeps against the dense and the leaf-first form",
-        add_powerset_arguments, measure_powerset, show_powerset),
+        add_powerset_arguments,
+        measure_powerset,
+        show_powerset,
+    ),
     "step": Subcommand(
         "examples/s, utilisation and memory of the whole train step, by objectives, and against open_clip",
-        benchmark_step.add_arguments, benchmark_step.measure, benchmark_step.show),
+        benchmark_step.add_arguments,
+        benchmark_step.measure,
+        benchmark_step.show,
+    ),
 }
 
 

@@ -1,4 +1,5 @@
 """The subcommand `step` of tools.benchmark: the real train step on a random batch, and open_clip's beside it."""
+
 import argparse
 import ast
 import functools
@@ -34,11 +35,19 @@ OPEN_CLIP = "open_clip"
 
 def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--config", default="configs/scenes.py", help="the run whose step is measured")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="changes a key of the config, such as model.attention=cudnn; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="changes a key of the config, such as model.attention=cudnn; may be repeated",
+    )
     parser.add_argument("--batch", type=int, default=None, help="global batch; None takes the config's")
-    parser.add_argument("--find-batch", action="store_true",
-                        help="double the batch as long as the step with all objectives fits the device's memory")
+    parser.add_argument(
+        "--find-batch",
+        action="store_true",
+        help="double the batch as long as the step with all objectives fits the device's memory",
+    )
     parser.add_argument("--preset", default=None, help="model size; None takes the config's")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help="None takes the config's")
     parser.add_argument("--vocabulary", type=int, default=49_408, help="token ids of the text tower")
@@ -46,8 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="sets of objectives")
     parser.add_argument("--no-open-clip", action="store_true", help="leave open_clip out where it is installed")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds, of which the fastest counts")
-    parser.add_argument("--profile", type=Path, default=None,
-                        help="folder for a profile of the last variant's step; its largest costs are printed")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        default=None,
+        help="folder for a profile of the last variant's step; its largest costs are printed",
+    )
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -75,9 +88,15 @@ def measure(options: argparse.Namespace) -> dict:
     for name, program in compiled.items():
         steps[name] |= step_costs(bench.config, name, program, steps[name]["seconds"], rate * options.devices)
     return {
-        "settings": {"config": options.config, "batch": bench.config.batch_size, "preset": bench.config.model.preset,
-                     "dtype": bench.config.model.dtype, "set": options.set, "devices": options.devices,
-                     "repeats": options.repeats},
+        "settings": {
+            "config": options.config,
+            "batch": bench.config.batch_size,
+            "preset": bench.config.model.preset,
+            "dtype": bench.config.model.dtype,
+            "set": options.set,
+            "devices": options.devices,
+            "repeats": options.repeats,
+        },
         "platform": jax.devices()[0].device_kind,
         "peak_flops": rate,
         "peak_source": source,
@@ -110,8 +129,12 @@ def step_costs(config, name: str, program, seconds: float, rate: float) -> dict:
     """What was counted of one of our steps: model FLOPs, their share of `rate` a second, and memory a device."""
     flops = sum(accounting.step_flops(with_objectives(config, name)).values())
     alone = sum(accounting.step_flops(with_objectives(config, "global")).values())
-    return {"flops": flops, "flops_over_global": flops / alone, "utilisation": flops / seconds / rate,
-            "memory_bytes": memory_bytes(program)}
+    return {
+        "flops": flops,
+        "flops_over_global": flops / alone,
+        "utilisation": flops / seconds / rate,
+        "memory_bytes": memory_bytes(program),
+    }
 
 
 def load_config(options: argparse.Namespace):
@@ -225,8 +248,10 @@ def device_memory() -> int:
     """Bytes that JAX may use on a device."""
     found = jax.devices()[0].memory_stats()
     if not found:
-        raise ValueError(f"--find-batch needs a device that says how much memory it has; "
-                         f"{jax.devices()[0].device_kind} does not: set --batch")
+        raise ValueError(
+            f"--find-batch needs a device that says how much memory it has; "
+            f"{jax.devices()[0].device_kind} does not: set --batch"
+        )
     return found["bytes_limit"]
 
 
@@ -292,11 +317,19 @@ def show(result: dict, console: Console):
     for name, step in result["steps"].items():
         counted = ("", "", "")
         if name != OPEN_CLIP:
-            counted = (f"{step['flops_over_global']:.3f}", f"{step['utilisation']:.1%}",
-                       f"{step['memory_bytes']['total'] / 2**20:.0f}")
+            counted = (
+                f"{step['flops_over_global']:.3f}",
+                f"{step['utilisation']:.1%}",
+                f"{step['memory_bytes']['total'] / 2**20:.0f}",
+            )
         table.add_row(
-            name, f"{step['seconds'] * 1e3:.1f}", f"{step['examples_per_second']:.4g}",
-            f"{step['times_the_first']:.3f}", f"{step['processor_times_the_first']:.3f}", *counted)
+            name,
+            f"{step['seconds'] * 1e3:.1f}",
+            f"{step['examples_per_second']:.4g}",
+            f"{step['times_the_first']:.3f}",
+            f"{step['processor_times_the_first']:.3f}",
+            *counted,
+        )
     console.print(table)
     peak_rate = f"{result['peak_flops'] / 1e12:.4g} TFLOP/s ({result['peak_source']})"
     console.print(f"on {result['platform']}; full use is {peak_rate}")

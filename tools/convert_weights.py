@@ -8,6 +8,7 @@ The source is a folder of OpenCLIP or Hugging Face, or a file of OpenCLIP's, Ope
 (`.safetensors`, `.pt`, `.bin`), any ViT size. A state dict alone does not say everything: what is assumed is printed,
 and the flags say it otherwise. PowerCLIP's released checkpoints are such files: --pool mean --text-pool mean.
 """
+
 import argparse
 import sys
 
@@ -29,8 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.convert_weights", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m tools.convert_weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--source", required=True, help="folder or file of published weights")
     parser.add_argument("--output", required=True, help="the new folder; an earlier conversion there is replaced")
     parser.add_argument("--image-size", type=int, help="resample the image positions to this side in pixels")

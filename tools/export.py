@@ -5,6 +5,7 @@
 The folder holds weights (safetensors), configs, tokenizer, preprocessing and a model card. Where PyTorch is installed,
 both models run on the same images and captions; a difference above 1e-4 fails and leaves no folder.
 """
+
 import argparse
 import json
 import sys
@@ -41,13 +42,20 @@ def run(workdir: str, step: int | None, name: str, output: str) -> None:
     measured = epath.Path(workdir) / "eval.json"
     with jax.set_mesh(mesh):
         export.export(
-            name, model, lambda: runs.load_params(workdir, model, mesh, step), tokenizer, config, output,
-            evaluation=json.loads(measured.read_text()) if measured.exists() else None)
+            name,
+            model,
+            lambda: runs.load_params(workdir, model, mesh, step),
+            tokenizer,
+            config,
+            output,
+            evaluation=json.loads(measured.read_text()) if measured.exists() else None,
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m tools.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     parser.add_argument("--format", required=True, choices=tuple(export.FORMATS))

@@ -1,4 +1,5 @@
 """What the benchmarks share: devices, fair timing, what a matrix product reaches here, and how numbers are shown."""
+
 import time
 
 import jax
@@ -22,6 +23,7 @@ def take_turns(calls, repeats: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       seconds `[repeats, calls]` by the clock, and of this process's processor time over all threads.
     """
+
     def seconds(function, arguments):
         start = time.perf_counter(), time.process_time()
         jax.block_until_ready(function(*arguments))

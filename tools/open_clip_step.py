@@ -1,4 +1,5 @@
 """open_clip's train step on the same model, batch and precision as ours, for tools.benchmark."""
+
 import contextlib
 import os
 
@@ -51,10 +52,20 @@ def _build(model, device: str):
     theirs = open_clip.model.CLIP(
         embed_dim=model.preset.shared,
         vision_cfg=dict(
-            image_size=model.image_size, patch_size=model.preset.patch_size, width=vision.width, layers=vision.layers,
-            head_width=vision.width // vision.heads, pool_type="avg" if model.pool == "mean" else "tok"),
-        text_cfg=dict(context_length=model.context_length, vocab_size=model.vocabulary, width=text.width,
-                      heads=text.heads, layers=text.layers),
+            image_size=model.image_size,
+            patch_size=model.preset.patch_size,
+            width=vision.width,
+            layers=vision.layers,
+            head_width=vision.width // vision.heads,
+            pool_type="avg" if model.pool == "mean" else "tok",
+        ),
+        text_cfg=dict(
+            context_length=model.context_length,
+            vocab_size=model.vocabulary,
+            width=text.width,
+            heads=text.heads,
+            layers=text.layers,
+        ),
         quick_gelu=model.transformer["activation"] == "quick_gelu",
         init_logit_bias=-10.0 if sigmoid else None,
         output_dict=True,

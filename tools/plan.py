@@ -6,6 +6,7 @@
 Compiles the real train step for that many forced devices of this machine's CPU; needs neither the chips nor the data.
 What the CPU's compiler asks for is an upper end of the memory, what the traced step must keep a lower end.
 """
+
 import functools
 import json
 import os

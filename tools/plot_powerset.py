@@ -1,7 +1,8 @@
 """Draws the figures of docs/powerset.md.
 
-  python -m tools.plot_powerset --output docs/figures      (needs matplotlib, the extra `docs`; some minutes on a CPU)
+python -m tools.plot_powerset --output docs/figures      (needs matplotlib, the extra `docs`; some minutes on a CPU)
 """
+
 import argparse
 import functools
 import pathlib
@@ -16,7 +17,7 @@ from harmopower.objectives import powerset
 from tools import benchmark
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen before pyplot looks for a screen)
+import matplotlib.pyplot as plt
 
 TAUS = np.geomspace(1e-4, 1, 13)
 ZETAS = np.linspace(0, 1, 11)
@@ -27,7 +28,8 @@ TIME_BATCHES = (32, 64, 128, 256)
 def main(arguments=None) -> int:
     """Draws both figures into a folder."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.plot_powerset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m tools.plot_powerset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=pathlib.Path, default="docs/figures", help="folder of the figures")
     output = parser.parse_args(arguments).output
     output.mkdir(parents=True, exist_ok=True)
@@ -94,8 +96,18 @@ def draw_errors():
 def options_for(batch: int, memory: float):
     """The benchmark's options at M = 10, K = 20, D = 512, nla; small batches are timed more often."""
     return argparse.Namespace(
-        batch=batch, regions=10, phrases=20, width=512, tokens=77, method="nla", dtype="float32", devices=1, block=None,
-        repeats=max(4, 1024 // batch), memory=memory)
+        batch=batch,
+        regions=10,
+        phrases=20,
+        width=512,
+        tokens=77,
+        method="nla",
+        dtype="float32",
+        devices=1,
+        block=None,
+        repeats=max(4, 1024 // batch),
+        memory=memory,
+    )
 
 
 def draw_costs():

@@ -1,8 +1,9 @@
 """Prepares a data set: the embedded scenes, or own images and captions, with a tokenizer trained on the captions.
 
-    python -m tools.prepare scenes --output data/scenes
-    python -m tools.prepare jsonl --input photos.jsonl --output data/photos --test-fraction 0.05
+python -m tools.prepare scenes --output data/scenes
+python -m tools.prepare jsonl --input photos.jsonl --output data/photos --test-fraction 0.05
 """
+
 import argparse
 import json
 from pathlib import Path
@@ -36,33 +37,55 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m tools.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="{scenes,jsonl}")
-    command = _add_command(commands, "scenes", "rendered scenes with captions, boxes and parse trees", _run_scenes,
-                           "python -m tools.prepare scenes --output data/scenes --train 20000", vocab_size=1024)
+    command = _add_command(
+        commands,
+        "scenes",
+        "rendered scenes with captions, boxes and parse trees",
+        _run_scenes,
+        "python -m tools.prepare scenes --output data/scenes --train 20000",
+        vocab_size=1024,
+    )
     command.add_argument("--train", type=int, default=20_000, help="training scenes (default %(default)s)")
     command.add_argument("--test", type=int, default=1024, help="test scenes (default %(default)s)")
-    command.add_argument("--test-unseen", type=int, default=512,
-                         help="test scenes of colour-shape pairs that training never shows (default %(default)s)")
+    command.add_argument(
+        "--test-unseen",
+        type=int,
+        default=512,
+        help="test scenes of colour-shape pairs that training never shows (default %(default)s)",
+    )
     command.add_argument("--seed", type=int, default=0, help="same seed, same scenes (default %(default)s)")
     command.add_argument("--image-size", type=int, default=64, help="side in pixels (default %(default)s)")
     command = _add_command(
-        commands, "jsonl", "own images and captions, one JSON object a line", _run_jsonl,
+        commands,
+        "jsonl",
+        "own images and captions, one JSON object a line",
+        _run_jsonl,
         "python -m tools.prepare jsonl --input photos.jsonl --output data/photos\n\n" + jsonl.__doc__,
-        vocab_size=16_384)
+        vocab_size=16_384,
+    )
     command.add_argument("--input", type=Path, required=True, help="the file of JSON lines")
-    command.add_argument("--test-fraction", type=float, default=0.0,
-                         help="share of the images for the split test (default %(default)s)")
+    command.add_argument(
+        "--test-fraction", type=float, default=0.0, help="share of the images for the split test (default %(default)s)"
+    )
     return parser
 
 
 def _add_command(commands, name: str, text: str, run, example: str, vocab_size: int) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}",
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.set_defaults(run=run)
     command.add_argument("--output", type=Path, required=True, help="folder of the data set, for config.data.source")
-    command.add_argument("--vocab-size", type=int, default=vocab_size,
-                         help="tokens of the tokenizer at most (default %(default)s)")
+    command.add_argument(
+        "--vocab-size", type=int, default=vocab_size, help="tokens of the tokenizer at most (default %(default)s)"
+    )
     return command
 
 
@@ -93,8 +116,12 @@ def _run_jsonl(options: argparse.Namespace) -> None:
         raise PrepareError(f"--test-fraction is {options.test_fraction}; it must be at least 0 and below 1")
     status = options.input.stat()
     settings = {
-        "command": "jsonl", "input": str(options.input.resolve()), "bytes": status.st_size, "changed": status.st_mtime,
-        "test_fraction": options.test_fraction, "vocab_size": options.vocab_size,
+        "command": "jsonl",
+        "input": str(options.input.resolve()),
+        "bytes": status.st_size,
+        "changed": status.st_mtime,
+        "test_fraction": options.test_fraction,
+        "vocab_size": options.vocab_size,
     }
     if _is_done(options.output, settings):
         return
@@ -157,8 +184,10 @@ def _finish(options: argparse.Namespace, settings: dict, start: float) -> None:
     captions = (caption for example in source for caption in example["captions"])
     tokenizer = tokenize.Tokenizer.train(captions, options.vocab_size, options.output / tokenize.FILE_NAME)
     (options.output / _DONE).write_text(json.dumps(settings, indent=1))
-    print(f"{options.output}: {len(source)} training examples, a tokenizer of {tokenizer.vocab_size} tokens, "
-          f"{time.monotonic() - start:.0f} s")
+    print(
+        f"{options.output}: {len(source)} training examples, a tokenizer of {tokenizer.vocab_size} tokens, "
+        f"{time.monotonic() - start:.0f} s"
+    )
 
 
 if __name__ == "__main__":

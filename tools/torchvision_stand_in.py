@@ -4,6 +4,7 @@ torchvision has no build for the CPU PyTorch that the tests pin. Its operations 
 around Pillow's own, so these give the same pixels. What open_clip only imports is a class that cannot be used. The
 tests of interop and tools.benchmark use it.
 """
+
 import enum
 import importlib.util
 import sys
@@ -106,12 +107,22 @@ def install() -> None:
     """Puts the stand-in in torchvision's place, where torchvision is not installed."""
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision"):
         return
-    unused = {name: type(name, (_Unused,), {})
-              for name in ("RandomResizedCrop", "ColorJitter", "Grayscale", "RandomHorizontalFlip", "RandomCrop")}
+    unused = {
+        name: type(name, (_Unused,), {})
+        for name in ("RandomResizedCrop", "ColorJitter", "Grayscale", "RandomHorizontalFlip", "RandomCrop")
+    }
     functional = _module("torchvision.transforms.functional", to_tensor=to_tensor)
     transforms = _module(
-        "torchvision.transforms", functional=functional, InterpolationMode=InterpolationMode, Compose=Compose,
-        Resize=Resize, CenterCrop=CenterCrop, ToTensor=ToTensor, Normalize=Normalize, **unused)
+        "torchvision.transforms",
+        functional=functional,
+        InterpolationMode=InterpolationMode,
+        Compose=Compose,
+        Resize=Resize,
+        CenterCrop=CenterCrop,
+        ToTensor=ToTensor,
+        Normalize=Normalize,
+        **unused,
+    )
     misc = _module("torchvision.ops.misc", FrozenBatchNorm2d=FrozenBatchNorm2d)
     ops = _module("torchvision.ops", misc=misc)
     _module("torchvision", transforms=transforms, ops=ops, __version__="0")

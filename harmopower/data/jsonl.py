@@ -8,6 +8,7 @@
 A box is y0, x0, y1, x1 as shares of height and width, with a `span` (first and last-plus-one character) of the caption
 number `caption` (0 unless given), or a `text` of its own; both may be left out. `id` is the line number unless given.
 """
+
 from collections.abc import Callable, Iterator
 import json
 from pathlib import Path
@@ -165,8 +166,14 @@ def _region(values, where: str) -> dict:
     box = values.get("box")
     if not _are_numbers(box, (int, float), 4):
         raise _FieldError(f"field {where}.box: it must be [y0, x0, y1, x1], not {box!r}")
-    region = {"box": box, "caption": -1, "start": -1, "end": -1, "text": values.get("text", ""),
-              "label": values.get("label", "")}
+    region = {
+        "box": box,
+        "caption": -1,
+        "start": -1,
+        "end": -1,
+        "text": values.get("text", ""),
+        "label": values.get("label", ""),
+    }
     for name in ("text", "label"):
         if not isinstance(region[name], str):
             raise _FieldError(f"field {where}.{name}: it must be text, not {region[name]!r}")
@@ -179,5 +186,8 @@ def _region(values, where: str) -> dict:
 
 
 def _are_numbers(value, kind, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length and all(
-        isinstance(item, kind) and not isinstance(item, bool) for item in value)
+    return (
+        isinstance(value, list)
+        and len(value) == length
+        and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+    )

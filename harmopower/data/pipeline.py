@@ -13,10 +13,11 @@ example comes from (seed, position). So hosts, workers and restarts cannot chang
     box_valid   bool    [b, M]
     box_phrase  int32   [b, M]        index into phrases, -1 for none
     box_group   int32   [b, M]        equal for equal texts (CRC-32, lower case), 0 for regions without text
-    box_tokens  int32   [b, R, S]     the texts alone, own or else of the span, of the first R regions (all of them unless
-                                      `max_region_texts` says less); only with `region_text`; 0 for none
+    box_tokens  int32   [b, R, S]     the texts alone, own or else of the span, of the first R regions (all of them
+                                      unless `max_region_texts` says less); only with `region_text`; 0 for none
     weight      float32 [b]           0 for a record that cannot be used; the rest of its row is zero, box_phrase -1
 """
+
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -90,8 +91,18 @@ class Pipeline:
     """
 
     def __init__(
-        self, source, tokenizer: tokenize.Tokenizer, *, seed: int, batch_size: int, process_index: int = 0,
-        process_count: int = 1, group_size: int = 1, workers: int = 0, threads: int = 4, max_bad_fraction: float = 0.01,
+        self,
+        source,
+        tokenizer: tokenize.Tokenizer,
+        *,
+        seed: int,
+        batch_size: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        group_size: int = 1,
+        workers: int = 0,
+        threads: int = 4,
+        max_bad_fraction: float = 0.01,
         **options,
     ):
         """Sets up; reads nothing yet.
@@ -115,16 +126,19 @@ class Pipeline:
         if batch_size % process_count:
             raise ValueError(
                 f"batch_size {batch_size} does not divide over {process_count} hosts; set config.batch_size to a "
-                f"multiple of {process_count}")
+                f"multiple of {process_count}"
+            )
         if not len(source):
             raise ValueError("the source has no examples; set config.data.source and config.data.split")
         if len(source) % group_size or batch_size % group_size:
             raise ValueError(
                 f"config.data.group_size {group_size} must divide the {len(source)} examples of the source and "
-                f"config.batch_size {batch_size}")
+                f"config.batch_size {batch_size}"
+            )
         rows = batch_size // process_count
         self._builder = _Builder(
-            source, tokenizer, Options(**options), seed, batch_size, process_index * rows, rows, group_size)
+            source, tokenizer, Options(**options), seed, batch_size, process_index * rows, rows, group_size
+        )
         self.tokenizer = tokenizer
         self._workers, self._threads = workers, max(1, threads)
         self._max_bad_fraction = max_bad_fraction
@@ -171,7 +185,8 @@ class Pipeline:
             examples = "; ".join(list(self._named.values())[:3])
             raise BadDataError(
                 f"{self.bad} of {self.seen} examples ({self.bad / self.seen:.2%}) cannot be used, more than "
-                f"config.data.max_bad_fraction {self._max_bad_fraction} allows; for example: {examples}")
+                f"config.data.max_bad_fraction {self._max_bad_fraction} allows; for example: {examples}"
+            )
         return batch
 
 
@@ -186,7 +201,12 @@ def from_config(data, *, seed: int, batch_size: int, **changes) -> Pipeline:
     Raises:
       DataSourceError, TokenizerError, ValueError: something is missing or impossible; the text names the key.
     """
-    fields = {field.name for field in dataclasses.fields(Options)} | {"group_size", "workers", "threads", "max_bad_fraction"}
+    fields = {field.name for field in dataclasses.fields(Options)} | {
+        "group_size",
+        "workers",
+        "threads",
+        "max_bad_fraction",
+    }
     values = {name: data[name] for name in fields if name in data}
     source = records.read(data.source, data.split)
     tokenizer = tokenize.Tokenizer.load(data.tokenizer, data.source)
@@ -366,7 +386,7 @@ def _link(offsets: np.ndarray, spans: list, regions: list[dict], options: Option
 
 
 def _region_text(region: dict, caption: str) -> str:
-    span = caption[region["start"]:region["end"]] if region["caption"] >= 0 else ""
+    span = caption[region["start"] : region["end"]] if region["caption"] >= 0 else ""
     return (region["text"] or span).strip()
 
 
@@ -385,5 +405,5 @@ def _region_tokens(texts: list[str], tokenizer: tokenize.Tokenizer, options: Opt
 
 def _pad(values: np.ndarray, length: int, fill=0) -> np.ndarray:
     padded = np.full((length, *values.shape[1:]), fill, values.dtype)
-    padded[:len(values)] = values
+    padded[: len(values)] = values
     return padded

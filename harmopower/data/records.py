@@ -13,6 +13,7 @@ An example is a plain dict, the same for builders, writers and readers:
 
 Spans are characters, not token ids, so that another tokenizer needs no new annotation (DESIGN section 2).
 """
+
 from collections.abc import Iterable, Iterator, Mapping
 import io
 from pathlib import Path
@@ -48,12 +49,14 @@ def features() -> tfds.features.FeaturesDict:
     kinds |= {name: tfds.features.Text() for name in _TEXTS}
     kinds |= {name: tfds.features.Scalar(dtype=np.int32) for name in ("caption", "start", "end")}
     lists = {name: tfds.features.Sequence({field: kinds[field] for field in fields}) for name, fields in _LISTS.items()}
-    return tfds.features.FeaturesDict({
-        "id": tfds.features.Text(),
-        "image": tfds.features.Image(shape=(None, None, 3)),
-        "captions": tfds.features.Sequence(tfds.features.Text()),
-        **lists,
-    })
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            **lists,
+        }
+    )
 
 
 def write(directory, splits: Mapping[str, Iterable[Example]], *, name: str, metadata: Mapping | None = None) -> None:
@@ -68,9 +71,9 @@ def write(directory, splits: Mapping[str, Iterable[Example]], *, name: str, meta
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     identity = tfds_info.DatasetIdentity(
-        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(directory), module_name=__name__)
-    info = tfds.core.DatasetInfo(
-        builder=identity, features=features(), metadata=tfds.core.MetadataDict(metadata or {}))
+        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(directory), module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features(), metadata=tfds.core.MetadataDict(metadata or {}))
     writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD, file_format="array_record")
     writer.initialize_splits(list(splits))
     for split, examples in splits.items():
@@ -102,7 +105,8 @@ def read(directory, split: str) -> "Source":
     if not sizes.get(name):
         there = ", ".join(f"{key} ({size} examples)" for key, size in sizes.items()) or "none"
         raise DataSourceError(
-            f"split {name!r} is not in {directory}; there are: {there}; set config.data.split to one of them")
+            f"split {name!r} is not in {directory}; there are: {there}; set config.data.split to one of them"
+        )
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     return Source(builder.as_data_source(split, deserialize_method=raw))
 
@@ -135,7 +139,8 @@ def find_directory(directory) -> Path:
     what = "has no dataset_info.json" if directory.is_dir() else "does not exist"
     raise DataSourceError(
         f"no data set at {directory} (the folder {what}); run `python -m tools.prepare scenes --output {directory}` "
-        "or set config.data.source to the folder of a prepared data set")
+        "or set config.data.source to the folder of a prepared data set"
+    )
 
 
 def _version(path: Path) -> tuple[int, ...]:

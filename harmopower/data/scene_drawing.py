@@ -2,6 +2,7 @@
 
 Our choice throughout. The jitter is there so that no object is known by the colour of a pixel alone.
 """
+
 import functools
 import io
 
@@ -13,8 +14,14 @@ from harmopower.data.scene_world import Scene, Thing
 OVERSAMPLING = 3
 JPEG_QUALITY = 92
 PAINT = {
-    "red": (214, 38, 36), "yellow": (240, 210, 40), "green": (40, 158, 56), "cyan": (60, 206, 214),
-    "blue": (40, 72, 208), "pink": (244, 112, 186), "white": (243, 243, 240), "black": (24, 24, 28),
+    "red": (214, 38, 36),
+    "yellow": (240, 210, 40),
+    "green": (40, 158, 56),
+    "cyan": (60, 206, 214),
+    "blue": (40, 72, 208),
+    "pink": (244, 112, 186),
+    "white": (243, 243, 240),
+    "black": (24, 24, 28),
 }
 GROUNDS = ("clouds", "slope", "weave", "grain")
 
@@ -61,6 +68,7 @@ def encode(image: np.ndarray) -> bytes:
 
 # ---- One thing ----
 
+
 def _sprite(thing: Thing, size: int, rng):
     """Coverage [h, w], colours [h, w, 3] and the corner (top, left) of a thing, cut at the picture's border."""
     radius, centre = thing.radius * size, np.array([thing.y, thing.x]) * size
@@ -106,7 +114,7 @@ def _filled(thing, body, shade, shape, radius, rng):
         marked = marked < 0.45
     else:
         across = _wave(y * np.cos(angle), phase[1] - x * np.sin(angle))
-        marked = (marked - 0.5) ** 2 + (across - 0.5) ** 2 < 0.31 ** 2
+        marked = (marked - 0.5) ** 2 + (across - 0.5) ** 2 < 0.31**2
     return Image.fromarray(np.array([body, shade]).astype(np.uint8)[marked.view(np.uint8)])
 
 
@@ -150,13 +158,19 @@ def _moon():
 
 
 OUTLINES = {
-    "circle": (_circle(),), "square": (_regular(4, -45) * 1.2,), "triangle": (_regular(3) * 1.15,),
-    "star": (_star() * 1.12,), "bar": (_regular(4, -45) * np.array([1.5, 0.5]),), "cross": (_cross(),),
-    "ring": (_circle(), 0.5 * _circle()), "moon": (_moon(),),
+    "circle": (_circle(),),
+    "square": (_regular(4, -45) * 1.2,),
+    "triangle": (_regular(3) * 1.15,),
+    "star": (_star() * 1.12,),
+    "bar": (_regular(4, -45) * np.array([1.5, 0.5]),),
+    "cross": (_cross(),),
+    "ring": (_circle(), 0.5 * _circle()),
+    "moon": (_moon(),),
 }  # the outline [P, 2] as (x, y), about 1 in radius, and those of the holes in it
 
 
 # ---- Around the things ----
+
 
 def _ground(size, rng):
     """A dull textured ground, float32 [size, size, 3], between the luminance of black and of white things."""

@@ -4,27 +4,46 @@ A caption is a `Statement` (what is said of which thing) together with the wordi
 text, Penn bracket and spans are all read off that one tree, so they cannot disagree. Hard negatives are edited
 statements with the wording kept, never edited strings.
 """
+
+from collections.abc import Iterator
 import dataclasses
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 
 from harmopower.data.scene_world import (
-    COLOURS, DIRECTIONS, FILLINGS, OPPOSITE, RELATIONS, SHAPES, SIZES, Scene, Thing, can_hold,
+    COLOURS,
+    DIRECTIONS,
+    FILLINGS,
+    OPPOSITE,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    can_hold,
 )
 
 SIDES = {"left": "on the left", "right": "on the right", "above": "above", "below": "below"}
 PATTERNS = ("bare", "there", "picture", "shows")
 CLAUSE_PATTERNS = ("clause", "fronted")  # only where a relation is stated
 PATTERN_WEIGHTS = {
-    "bare": 0.2, "there": 0.2, "picture": 0.15, "shows": 0.1, "clause": 0.3, "fronted": 0.05, "sides": 0.4,
+    "bare": 0.2,
+    "there": 0.2,
+    "picture": 0.15,
+    "shows": 0.1,
+    "clause": 0.3,
+    "fronted": 0.05,
+    "sides": 0.4,
 }
 MEDIA = ("picture", "photo", "painting", "drawing")  # none that starts with a vowel: "a picture of"
 VERBS = ("is", "is", "sits", "lies")
 RELATION_WORDS = {
-    "left": ("to the left of", "left of", "on the left of"), "right": ("to the right of", "right of", "on the right of"),
-    "above": ("above", "above", "over"), "below": ("below", "below", "under"), "inside": ("inside", "inside", "within"),
+    "left": ("to the left of", "left of", "on the left of"),
+    "right": ("to the right of", "right of", "on the right of"),
+    "above": ("above", "above", "over"),
+    "below": ("below", "below", "under"),
+    "inside": ("inside", "inside", "within"),
 }
 TAGS = {"left": "NN", "right": "NN", "to": "TO", "the": "DT", "of": "IN", "on": "IN"}
 FILLING_NOUNS = {"striped": "stripes", "dotted": "dots"}
@@ -34,6 +53,7 @@ KINDS = ("swap_attribute", "swap_object", "replace_attribute", "replace_object",
 @dataclasses.dataclass(frozen=True)
 class Node:
     """A constituent: `children` are nodes, or one word. `entity` marks the noun phrase that names that thing."""
+
     label: str
     children: tuple["Node", ...] | str
     entity: int | None = None
@@ -42,6 +62,7 @@ class Node:
 @dataclasses.dataclass(frozen=True)
 class Description:
     """What is said of one thing; None is left unsaid. `style` is "adjectives", "clause" or "with"."""
+
     shape: str
     colour: str | None = None
     filling: str | None = None
@@ -57,6 +78,7 @@ class Description:
 @dataclasses.dataclass(frozen=True)
 class Statement:
     """What a caption says (descriptions, relations `(i, name, j)` between them) and in which words."""
+
     descriptions: tuple[Description, ...]
     relations: tuple[tuple[int, str, int], ...]
     pattern: str
@@ -77,6 +99,7 @@ class Statement:
 
 
 # ---- Saying what is seen ----
+
 
 def describe(scene: Scene, rng: np.random.Generator) -> tuple[Statement, tuple[int, ...]]:
     """Draws a true statement that names every thing of the scene once.
@@ -124,6 +147,7 @@ def _description(thing, scene, rng):
 
 
 # ---- From a statement to a tree ----
+
 
 def tree(statement: Statement) -> Node:
     """The constituency tree of a statement in its wording."""
@@ -173,7 +197,7 @@ def _on_its_side(statement, i, name):
 
 
 def _relation_phrase(name, word, landmark):
-    """"above X" is one PP; "to the left of X" is a PP whose NP holds another: to [[the left] [of X]]."""
+    """ "above X" is one PP; "to the left of X" is a PP whose NP holds another: to [[the left] [of X]]."""
     words = RELATION_WORDS[name][word].split()
     if len(words) == 1:
         return _around("PP", f"IN:{words[0]}", landmark)
@@ -232,6 +256,7 @@ def _around(label, tagged, node):
 
 # ---- Reading a tree ----
 
+
 def penn(node: Node) -> str:
     """The Penn bracket of a tree."""
     inner = node.children if isinstance(node.children, str) else " ".join(map(penn, node.children))
@@ -268,6 +293,7 @@ def _collect_spans(node, start, spans):
 
 
 # ---- Nearly the same, but false ----
+
 
 def negatives(statement: Statement, scene: Scene, pairs, rng: np.random.Generator) -> list[tuple[str, str]]:
     """One false caption of each kind that the scene allows.
@@ -329,7 +355,7 @@ def _swapped_attributes(statement) -> Iterator[Statement]:
 
 
 def _swapped_objects(statement) -> Iterator[Statement]:
-    for number, (i, name, j) in enumerate(statement.relations):
+    for _number, (i, _name, j) in enumerate(statement.relations):
         descriptions = list(statement.descriptions)
         descriptions[i], descriptions[j] = descriptions[j], descriptions[i]
         yield dataclasses.replace(statement, descriptions=tuple(descriptions))

@@ -3,6 +3,7 @@
 Lengths are shares of the image side. Everything here is our choice (METHOD.md names no data): a small world in which
 colour, shape, filling, size and relation each have to be told apart, and bound to the right thing.
 """
+
 import dataclasses
 import itertools
 
@@ -33,6 +34,7 @@ NEAREST = 0.72  # centres may come this near, in sums of radii: some occlusion, 
 @dataclasses.dataclass(frozen=True)
 class Thing:
     """One object; `x`, `y`, `radius` are shares of the image side and `angle` is in degrees."""
+
     colour: str
     shape: str
     filling: str
@@ -54,6 +56,7 @@ class Thing:
 @dataclasses.dataclass(frozen=True)
 class Scene:
     """Things in the order in which they are painted, and relations `(i, name, j)` that clearly hold."""
+
     things: tuple[Thing, ...]
     relations: tuple[tuple[int, str, int], ...] = ()
 
@@ -77,6 +80,7 @@ class Scene:
 
 
 # ---- What is in the scene, before it is laid out ----
+
 
 def sample(rng: np.random.Generator, kind: str, pairs) -> Scene:
     """Draws the things of a scene and the relations that shall hold; `lay_out` then finds the places.
@@ -118,8 +122,12 @@ def _relations(rng, kind, count):
 def is_possible(scene: Scene, pairs) -> bool:
     """Whether the scene can be drawn: allowed and distinct pairs, and things that can hold what is inside them."""
     used = [thing.pair for thing in scene.things]
-    return len(set(used)) == len(used) and set(used) <= set(pairs) and all(
-        relation != "inside" or can_hold(scene.things[j], scene.things[i]) for i, relation, j in scene.relations
+    return (
+        len(set(used)) == len(used)
+        and set(used) <= set(pairs)
+        and all(
+            relation != "inside" or can_hold(scene.things[j], scene.things[i]) for i, relation, j in scene.relations
+        )
     )
 
 
@@ -129,6 +137,7 @@ def can_hold(outer, inner) -> bool:
 
 
 # ---- Siblings: scenes that differ from a base in a fact or two ----
+
 
 def sibling(base: Scene, number: int, rng: np.random.Generator, pairs) -> Scene:
     """The `number`-th scene of a group (0 = the base itself): the same words, bound to other things or places.
@@ -200,6 +209,7 @@ def _exchange_and_turn(scene, rng):
 
 # ---- Where the things lie ----
 
+
 def lay_out(scene: Scene, rng: np.random.Generator) -> Scene:
     """Gives every thing a place, a radius and an angle such that the scene's relations clearly hold.
 
@@ -244,7 +254,7 @@ def _place_in_cells(scene, rng):
     """One thing anywhere; three or four in the cells of a 2 x 2 grid, with jitter."""
     if len(scene.things) == 1:
         return dataclasses.replace(scene, things=(_placed(scene.things[0], rng, *rng.uniform(0.15, 0.85, 2)),))
-    cells = rng.permutation(4)[:len(scene.things)]
+    cells = rng.permutation(4)[: len(scene.things)]
     centres = 0.27 + 0.46 * np.stack([cells % 2, cells // 2], 1) + rng.uniform(-0.1, 0.1, (len(cells), 2))
     things = tuple(_placed(thing, rng, *centre) for thing, centre in zip(scene.things, centres))
     return dataclasses.replace(scene, things=things)
@@ -252,11 +262,13 @@ def _place_in_cells(scene, rng):
 
 def _place_inside(scene, rng):
     """The outer thing first, large, and the inner one small and near its centre."""
-    (inner, name, outer), = scene.relations
+    ((inner, name, outer),) = scene.relations
     x, y = rng.uniform(OUTER_RADIUS[1], 1 - OUTER_RADIUS[1], 2)
     jitter = rng.uniform(-0.03, 0.03, 2)
     holder = _placed(dataclasses.replace(scene.things[outer], size="large"), rng, x, y, OUTER_RADIUS)
-    held = _placed(dataclasses.replace(scene.things[inner], size="small"), rng, x + jitter[0], y + jitter[1], INNER_RADIUS)
+    held = _placed(
+        dataclasses.replace(scene.things[inner], size="small"), rng, x + jitter[0], y + jitter[1], INNER_RADIUS
+    )
     return Scene((holder, held), ((1, name, 0),))
 
 

@@ -5,10 +5,11 @@
 
 An example is a function of (seed, split, index) alone. In `train`, `GROUP_SIZE` consecutive examples are siblings: the
 same words but for the binding of colours and places to the things. The test splits hold independent scenes: several
-things first (their first `DISTINCT` captions are false of each other's scenes, so retrieval has one right answer), later
-some with one thing, for classification. `test_unseen` uses only the (colour, shape) pairs that the other splits never
-show. All our choice.
+things first (their first `DISTINCT` captions are false of each other's scenes, so retrieval has one right answer),
+later some with one thing, for classification. `test_unseen` uses only the (colour, shape) pairs that the other splits
+never show. All our choice.
 """
+
 from collections.abc import Iterator
 import concurrent.futures
 import functools
@@ -37,6 +38,7 @@ _POOL_FROM = 500  # below this many examples a process pool takes longer to star
 
 # ---- One example ----
 
+
 def make_example(split: str, index: int, *, seed: int = 0, image_size: int = 64) -> records.Example:
     """The `index`-th example of a split (see `records` for its fields); only test splits carry negatives."""
     scene, statement, order, rng = _plan(split, index, _attempt(split, index, seed), seed)
@@ -46,14 +48,23 @@ def make_example(split: str, index: int, *, seed: int = 0, image_size: int = 64)
     spans = scene_grammar.entity_spans(tree)
     phrases = trees.spans_from_penn(scene_grammar.penn(tree), caption)
     regions = [
-        {"box": scene_drawing.visible_box(visible[i]), "caption": 0, "start": spans[place][0], "end": spans[place][1],
-         "text": "", "label": scene.things[i].label}
+        {
+            "box": scene_drawing.visible_box(visible[i]),
+            "caption": 0,
+            "start": spans[place][0],
+            "end": spans[place][1],
+            "text": "",
+            "label": scene.things[i].label,
+        }
         for place, i in enumerate(order)
     ]
     return {
-        "id": f"{split}-{index:06d}", "image": scene_drawing.encode(image), "captions": [caption],
+        "id": f"{split}-{index:06d}",
+        "image": scene_drawing.encode(image),
+        "captions": [caption],
         "phrases": [{"caption": 0, "start": start, "end": end, "label": label} for start, end, label in phrases],
-        "regions": regions, "negatives": _negatives(split, statement, scene, rng),
+        "regions": regions,
+        "negatives": _negatives(split, statement, scene, rng),
     }
 
 
@@ -72,7 +83,7 @@ def _negatives(split, statement, scene, rng):
 
 
 def _plan(split, index, attempt, seed):
-    """Everything about an example but its pixels: scene, statement, order of mention, and the generator to go on with."""
+    """Everything about an example but its pixels: scene, statement, order of mention, the generator to go on with."""
     rng = _generator(seed, split, index, attempt)
     if split == "train":
         group = _generator(seed, split, index // GROUP_SIZE, -1)
@@ -94,6 +105,7 @@ def _choose(weights, rng):
 
 
 # ---- Test scenes that can be told apart ----
+
 
 def _attempt(split, index, seed):
     """Which draw of a test scene counts: the first that no earlier one of the retrieval candidates can be taken for."""
@@ -119,6 +131,7 @@ def _alike(scene, statement, other_scene, other_statement):
 
 # ---- The data set ----
 
+
 class Scenes(tfds.core.GeneratorBasedBuilder):
     """Rendered scenes with captions, boxes and parse trees (TFDS builder; writes ArrayRecord, needs no TensorFlow).
 
@@ -129,6 +142,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
       processes: worker processes; None = one a core. The examples do not depend on it.
       **kwargs: those of `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
     """
+
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Single, related and several things; sibling groups in train."}
 
@@ -138,13 +152,17 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         metadata = tfds.core.MetadataDict(
-            classes=list(CLASSES), colours=list(scene_world.COLOURS), shapes=list(scene_world.SHAPES),
-            unseen=[" ".join(pair) for pair in scene_world.UNSEEN_PAIRS], group_size=GROUP_SIZE,
-            image_size=self._image_size, seed=self._seed,
+            classes=list(CLASSES),
+            colours=list(scene_world.COLOURS),
+            shapes=list(scene_world.SHAPES),
+            unseen=[" ".join(pair) for pair in scene_world.UNSEEN_PAIRS],
+            group_size=GROUP_SIZE,
+            image_size=self._image_size,
+            seed=self._seed,
         )
         # Order is kept, so that index // group_size is the group of siblings.
         return tfds.core.DatasetInfo(
-            builder=self, description=__doc__, features=records.features(), metadata=metadata, disable_shuffling=True,
+            builder=self, description=__doc__, features=records.features(), metadata=metadata, disable_shuffling=True
         )
 
     def _split_generators(self, dl_manager):
@@ -155,7 +173,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
 
 def make_examples(split: str, count: int, seed: int, image_size: int, processes=None) -> Iterator[records.Example]:
-    """Yields the first `count` examples of a split in order, made by `processes` worker processes (None = one a core)."""
+    """Yields the first `count` examples of a split in order, made by so many worker processes (None = one a core)."""
     processes = processes or os.cpu_count() or 1
     tasks = [(split, start, min(start + _CHUNK, count), seed, image_size) for start in range(0, count, _CHUNK)]
     if processes == 1 or count < _POOL_FROM:
@@ -175,7 +193,13 @@ def _make_range(task):
 
 
 def prepare(
-    directory, *, train: int = 20_000, test: int = 1024, test_unseen: int = 512, image_size: int = 64, seed: int = 0,
+    directory,
+    *,
+    train: int = 20_000,
+    test: int = 1024,
+    test_unseen: int = 512,
+    image_size: int = 64,
+    seed: int = 0,
     processes: int | None = None,
 ) -> Path:
     """Makes the data set in `directory`; `dataset_info.json` appears last, so a broken-off run leaves no half data set.

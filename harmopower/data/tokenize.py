@@ -4,6 +4,7 @@ Ids are laid out as CLIP's: a row is `[start] tokens [end] 0 0 ...` and start an
 `argmax(ids)` is the position of the end token and everything after it is padding. Padding is 0 for every tokenizer
 (our choice, as in the original CLIP); since 0 may also be a word, tell padding by position and not by id.
 """
+
 from collections.abc import Iterable, Sequence
 import functools
 
@@ -93,8 +94,11 @@ class Tokenizer:
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         backend.post_processor = processors.ByteLevel(trim_offsets=True)
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - 2, special_tokens=[_PAD], show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+            vocab_size=vocab_size - 2,
+            special_tokens=[_PAD],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )
         backend.train_from_iterator(captions, trainer)
         backend.add_special_tokens([_START, _END])
         tokenizer = cls(backend)
@@ -124,8 +128,8 @@ class Tokenizer:
         row = np.full(context_length, PAD_ID, np.int32)
         offsets = np.zeros((context_length, 2), np.int32)
         length = min(len(ids), kept)
-        row[0], row[1:length + 1], row[length + 1] = self.sot_id, ids[:length], self.eot_id
-        offsets[1:length + 2] = places[:length] + [(cut, cut)]
+        row[0], row[1 : length + 1], row[length + 1] = self.sot_id, ids[:length], self.eot_id
+        offsets[1 : length + 2] = places[:length] + [(cut, cut)]
         return row, offsets
 
     def encode_batch(self, texts: Sequence[str], context_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -190,10 +194,7 @@ def span_mask(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarr
 
 
 def phrase_masks(
-    offsets: np.ndarray,
-    phrases: Sequence[tuple[int, int]],
-    linked: Sequence[tuple[int, int]],
-    max_phrases: int,
+    offsets: np.ndarray, phrases: Sequence[tuple[int, int]], linked: Sequence[tuple[int, int]], max_phrases: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Chooses the phrases of a caption (METHOD section 3) and says where the spans of its regions went.
 
@@ -214,7 +215,7 @@ def phrase_masks(
       it was cut, has no token, or found no place.
     """
     masks = span_mask(offsets, [*linked, *phrases])
-    own, tree = masks[:len(linked)], masks[len(linked):]
+    own, tree = masks[: len(linked)], masks[len(linked) :]
     sizes = tree.sum(axis=1)
     # A stable sort, so that the order of the tree decides between equally long phrases.
     order = [index for index in np.argsort(-sizes, kind="stable") if sizes[index] >= _MIN_PHRASE_TOKENS]

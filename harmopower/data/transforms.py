@@ -2,6 +2,7 @@
 
 Windows and boxes are normalised `y0, x0, y1, x1`.
 """
+
 import io
 import math
 

@@ -1,16 +1,25 @@
 """Penn-bracket trees to labelled character spans of the caption they parse.
 
-    >>> spans_from_penn("(S (NP (DT a) (NN dog)) (VP (VBZ sleeps)))", "a dog sleeps")
-    [(0, 12, 'S'), (0, 5, 'NP'), (6, 12, 'VP')]
+>>> spans_from_penn("(S (NP (DT a) (NN dog)) (VP (VBZ sleeps)))", "a dog sleeps")
+[(0, 12, 'S'), (0, 5, 'NP'), (6, 12, 'VP')]
 """
+
 import dataclasses
 import re
 
 Span = tuple[int, int, str]
 
 _ESCAPES = {
-    "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}",
-    "``": '"', "''": '"', "...": "…", "--": "—",
+    "-LRB-": "(",
+    "-RRB-": ")",
+    "-LSB-": "[",
+    "-RSB-": "]",
+    "-LCB-": "{",
+    "-RCB-": "}",
+    "``": '"',
+    "''": '"',
+    "...": "…",
+    "--": "—",
 }
 # One character for one character, so that positions stay: parsers straighten quotes and dashes, captions keep them.
 _STRAIGHT = str.maketrans("‘’‚`´“”„«»–", "'''''\"\"\"\"\"—")
@@ -133,14 +142,18 @@ def _align(words: list[_Word], caption: str) -> list[tuple[int, int]]:
         if spelling is None:
             raise TreeError(
                 f"the tree has {word.text!r} (character {word.position} of the tree) where the caption has "
-                f"{caption[position:position + 20]!r} (character {position} of the caption)", position)
+                f"{caption[position : position + 20]!r} (character {position} of the caption)",
+                position,
+            )
         places.append((position, position + len(spelling)))
         position += len(spelling)
     position = _skip_space(text, position)
     if position < len(text):
         raise TreeError(
-            f"the tree ends but the caption goes on with {caption[position:position + 20]!r} "
-            f"(character {position} of the caption)", position)
+            f"the tree ends but the caption goes on with {caption[position : position + 20]!r} "
+            f"(character {position} of the caption)",
+            position,
+        )
     return places
 
 

@@ -1,4 +1,5 @@
 """Box classification: the class of a ground-truth box from its region feature (HarmoCLIP, METHOD section 8)."""
+
 import numpy as np
 
 from harmopower.evaluation import classification, ranking

@@ -1,4 +1,5 @@
 """Zero-shot classification of images by the similarity to class texts."""
+
 import numpy as np
 
 from harmopower.evaluation import ranking

@@ -1,4 +1,5 @@
 """Composition: does the model prefer the caption to one that differs in a single fact?"""
+
 import numpy as np
 
 KINDS = ("swap_attribute", "swap_object", "replace_attribute", "replace_object", "replace_relation")

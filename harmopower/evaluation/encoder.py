@@ -1,4 +1,5 @@
 """Embeddings of images, regions and texts for evaluation: jitted once, in batches of one shape."""
+
 import functools
 from typing import NamedTuple
 
@@ -32,8 +33,16 @@ class Encoder:
     """
 
     def __init__(
-        self, model, params, tokenizer, image_size: int, context_length: int, batch_size: int, *,
-        region_pooling: str = "cover", resize_mode: str = "squash",
+        self,
+        model,
+        params,
+        tokenizer,
+        image_size: int,
+        context_length: int,
+        batch_size: int,
+        *,
+        region_pooling: str = "cover",
+        resize_mode: str = "squash",
     ):
         """Sets up; compiles at first use.
 
@@ -77,7 +86,7 @@ class Encoder:
         boxes, valid = _pad_boxes([row.boxes for row in batch], self.batch_size)
         # A pass of its own: the number of boxes varies, and only this small function compiles anew for it.
         regions = _region_features(tokens, boxes, valid, self._model.grid, self._region_pooling)
-        return np.asarray(pooled)[:len(batch)], np.asarray(regions)[valid]
+        return np.asarray(pooled)[: len(batch)], np.asarray(regions)[valid]
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
         """Texts [n, D], L2-normalised; what exceeds the context length is cut."""
@@ -85,10 +94,10 @@ class Encoder:
 
     def _encode_text_batch(self, batch: list[str]) -> np.ndarray:
         ids, _ = self._tokenizer.encode_batch(batch, self._context_length)
-        return np.asarray(_text_features(self._model, self._params, self._pad(ids)))[:len(batch)]
+        return np.asarray(_text_features(self._model, self._params, self._pad(ids)))[: len(batch)]
 
     def _batches(self, items: list):
-        return (items[start:start + self.batch_size] for start in range(0, len(items), self.batch_size))
+        return (items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size))
 
     def _pad(self, rows: np.ndarray) -> np.ndarray:
         """Repeats the last row, so that every batch has the shape that is compiled."""
@@ -100,7 +109,7 @@ def _pad_boxes(boxes: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarr
     most = 1 << max(max(map(len, boxes)) - 1, 0).bit_length()
     padded, valid = np.zeros((rows, most, 4), np.float32), np.zeros((rows, most), bool)
     for row, own in enumerate(boxes):
-        padded[row, :len(own)], valid[row, :len(own)] = own, True
+        padded[row, : len(own)], valid[row, : len(own)] = own, True
     return padded, valid
 
 

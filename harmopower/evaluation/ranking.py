@@ -1,4 +1,5 @@
 """Ranks and hit rates: the arithmetic that retrieval and classification share."""
+
 import numpy as np
 
 

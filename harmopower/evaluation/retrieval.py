@@ -1,4 +1,5 @@
 """Image-text retrieval: recall at 1, 5 and 10, both ways."""
+
 import numpy as np
 
 from harmopower.evaluation import ranking

@@ -7,6 +7,7 @@
 
 Metrics are called `split/part/metric`, such as `test/retrieval/image_to_text_r1`, and are shares in 0..1.
 """
+
 from collections.abc import Callable
 import dataclasses
 import json
@@ -65,7 +66,7 @@ class _Split:
 
 
 def run(
-    settings, encoder: Encoder, data_directory: str, should_stop: Callable[[], bool] = lambda: False,
+    settings, encoder: Encoder, data_directory: str, should_stop: Callable[[], bool] = lambda: False
 ) -> Found | None:
     """Measures a suite on a prepared data set.
 
@@ -117,6 +118,7 @@ def _measure_split(found: Found, split: str, settings, encoder, data_directory, 
 
 # ---- Embeddings, batch by batch ----
 
+
 def _encode_classes(encoder: Encoder, names: list[str], should_stop) -> np.ndarray:
     texts = classification.class_texts(names)
     parts = [encoder.encode_texts(batch) for batch in _batches(texts, encoder.batch_size, should_stop)]
@@ -167,10 +169,11 @@ def _batches(items, size: int, should_stop):
     for start in range(0, len(items), size):
         if should_stop():
             raise _Stopped
-        yield items[start:start + size]
+        yield items[start : start + size]
 
 
 # ---- The parts: a split in embeddings -> metrics and chance levels ----
+
 
 def _retrieval(data: _Split, settings):
     count = min(settings.candidates, len(data.examples))
@@ -179,9 +182,9 @@ def _retrieval(data: _Split, settings):
 
 
 def _classification(data: _Split, settings):
-    labels = np.array([
-        _label(data, example["regions"][0]) if len(example["regions"]) == 1 else -1 for example in data.examples
-    ])
+    labels = np.array(
+        [_label(data, example["regions"][0]) if len(example["regions"]) == 1 else -1 for example in data.examples]
+    )
     _need(data.names, "the data set's metadata name no classes")
     _need((labels >= 0).any(), "no example has exactly one region, with a class as its label")
     single = labels >= 0
@@ -207,9 +210,7 @@ def _composition(data: _Split, settings):
     return composition.accuracy(images, captions, negatives, kinds), composition.chance(kinds)
 
 
-_PARTS = {
-    "retrieval": _retrieval, "classification": _classification, "boxes": _boxes, "composition": _composition,
-}
+_PARTS = {"retrieval": _retrieval, "classification": _classification, "boxes": _boxes, "composition": _composition}
 
 
 def _label(data: _Split, part: dict) -> int:
@@ -222,6 +223,7 @@ def _need(there, reason: str) -> None:
 
 
 # ---- Results ----
+
 
 def write(workdir: str, step: int, found: Found) -> None:
     """Writes `eval.json`: `{"step", "metrics", "chance", "left_out"}`; replaced at once, never half written."""

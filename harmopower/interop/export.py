@@ -1,4 +1,5 @@
 """A trained model as a folder that OpenCLIP or Hugging Face loads without our code."""
+
 from collections.abc import Callable
 
 from flax import traverse_util
@@ -29,8 +30,17 @@ def check_format(name: str, model: clip.CLIP, resize_mode: str) -> None:
         open_clip.refuse(formats.of_model(model, resize_mode))
 
 
-def export(name: str, model: clip.CLIP, load: Callable, tokenizer: Tokenizer, config, output, *,
-           evaluation: dict | None = None, say: Callable[[str], None] = print) -> None:
+def export(
+    name: str,
+    model: clip.CLIP,
+    load: Callable,
+    tokenizer: Tokenizer,
+    config,
+    output,
+    *,
+    evaluation: dict | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
     """Writes the folder and proves it; it appears whole or not at all.
 
     One copy of the weights is in memory at a time: the tensors are written one by one, our model answers the proof's

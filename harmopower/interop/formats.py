@@ -1,4 +1,5 @@
 """What a published model is besides its weights, in our words: the facts that drift when weights are converted."""
+
 import dataclasses
 
 from harmopower.interop.weights import ConversionError
@@ -67,13 +68,21 @@ def sizes(shapes: dict, rules, facts: Facts, source) -> Sizes:
         hidden = shape(f"{tower}/transformer/blocks/mlp_in/kernel")[0]
         if hidden != 4 * channels:
             raise ConversionError(
-                f"{source}: the {tower} MLP has {hidden} channels, not 4 x {channels}; such sizes are unknown here")
-    depth = {tower: _depth(names[f"{tower}/transformer/blocks/norm_1/scale"][0], shapes)
-             for tower in ("vision", "text")}
+                f"{source}: the {tower} MLP has {hidden} channels, not 4 x {channels}; such sizes are unknown here"
+            )
+    depth = {
+        tower: _depth(names[f"{tower}/transformer/blocks/norm_1/scale"][0], shapes) for tower in ("vision", "text")
+    }
     return Sizes(
-        Preset(patch_size, shared, _tower("vision", width, depth, facts.vision_heads, source),
-               _tower("text", text_width, depth, facts.text_heads, source)),
-        side * patch_size, context_length, vocabulary,
+        Preset(
+            patch_size,
+            shared,
+            _tower("vision", width, depth, facts.vision_heads, source),
+            _tower("text", text_width, depth, facts.text_heads, source),
+        ),
+        side * patch_size,
+        context_length,
+        vocabulary,
     )
 
 
@@ -94,20 +103,28 @@ def _tower(name: str, width: int, depth: dict, heads: int | None, source) -> Tow
     if heads is None and width % HEAD_DIM:
         raise ConversionError(
             f"{source} does not say its heads, and {HEAD_DIM} channels each do not divide the {name} width {width}; "
-            f"give --{name}-heads")
+            f"give --{name}-heads"
+        )
     heads = heads or width // HEAD_DIM
     if width % heads:
         raise ConversionError(
-            f"{heads} {name} heads do not divide the width {width} of {source}; correct --{name}-heads")
+            f"{heads} {name} heads do not divide the width {width} of {source}; correct --{name}-heads"
+        )
     return Tower(width, depth[name], heads)
 
 
 def of_model(model: CLIP, resize_mode: str) -> Facts:
     """The facts of one of our models."""
     return Facts(
-        activation=model.transformer["activation"], layer_norm_epsilon=model.transformer["epsilon"], pool=model.pool,
-        text_pool=model.text_pool, pixel_mean=tuple(model.pixel_mean), pixel_std=tuple(model.pixel_std),
-        resize_mode=resize_mode, vision_heads=model.preset.vision.heads, text_heads=model.preset.text.heads,
+        activation=model.transformer["activation"],
+        layer_norm_epsilon=model.transformer["epsilon"],
+        pool=model.pool,
+        text_pool=model.text_pool,
+        pixel_mean=tuple(model.pixel_mean),
+        pixel_std=tuple(model.pixel_std),
+        resize_mode=resize_mode,
+        vision_heads=model.preset.vision.heads,
+        text_heads=model.preset.text.heads,
         eot_id=model.eot_id,
     )
 
@@ -120,5 +137,6 @@ def known(table: dict, value, key: str, source) -> str:
     """
     if value not in table:
         raise ConversionError(
-            f"{source}: {key} {value!r} is none of {', '.join(map(repr, table))}, which is all that is known here")
+            f"{source}: {key} {value!r} is none of {', '.join(map(repr, table))}, which is all that is known here"
+        )
     return table[value]

@@ -3,6 +3,7 @@
 A model that `CLIPModel` expresses becomes one. Others (mean pooling, the sigmoid loss's bias) become a model of their
 own, whose code travels in the folder (`modeling_harmopower.py`, loaded with `trust_remote_code=True`).
 """
+
 import dataclasses
 import json
 from pathlib import Path
@@ -34,19 +35,29 @@ def needs_own_code(facts: Facts, loss: str) -> bool:
 
 def write_config(folder: Path, model: CLIP, facts: Facts, bos_id: int, pad_id: int) -> None:
     """Writes the configs of a model whose weights are in the same folder, and its code where it needs some."""
-    config = _own_type(folder, model, facts) if needs_own_code(facts, model.loss) else {
-        "model_type": "clip", "architectures": ["CLIPModel"]}
+    config = (
+        _own_type(folder, model, facts)
+        if needs_own_code(facts, model.loss)
+        else {"model_type": "clip", "architectures": ["CLIPModel"]}
+    )
     act = {"gelu_tanh": "gelu_pytorch_tanh"}.get(facts.activation, facts.activation)
     shared = {"hidden_act": act, "layer_norm_eps": facts.layer_norm_epsilon, "projection_dim": model.preset.shared}
     config |= {
         "dtype": "float32",
         "projection_dim": model.preset.shared,
-        "vision_config": shared | _tower(model.preset.vision) | {
-            "model_type": "clip_vision_model", "image_size": model.image_size, "patch_size": model.preset.patch_size},
-        "text_config": shared | _tower(model.preset.text) | {
-            "model_type": "clip_text_model", "max_position_embeddings": model.context_length,
-            "vocab_size": model.vocabulary, "bos_token_id": bos_id, "eos_token_id": facts.eot_id,
-            "pad_token_id": pad_id},
+        "vision_config": shared
+        | _tower(model.preset.vision)
+        | {"model_type": "clip_vision_model", "image_size": model.image_size, "patch_size": model.preset.patch_size},
+        "text_config": shared
+        | _tower(model.preset.text)
+        | {
+            "model_type": "clip_text_model",
+            "max_position_embeddings": model.context_length,
+            "vocab_size": model.vocabulary,
+            "bos_token_id": bos_id,
+            "eos_token_id": facts.eot_id,
+            "pad_token_id": pad_id,
+        },
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (folder / PREPROCESSOR).write_text(json.dumps(_preprocessor(model.image_size, facts), indent=2) + "\n")
@@ -55,26 +66,43 @@ def write_config(folder: Path, model: CLIP, facts: Facts, bos_id: int, pad_id: i
 def _own_type(folder: Path, model: CLIP, facts: Facts) -> dict:
     shutil.copyfile(OWN_CODE, folder / OWN_CODE.name)
     return {
-        "model_type": OWN_TYPE, "architectures": ["HarmopowerModel"],
+        "model_type": OWN_TYPE,
+        "architectures": ["HarmopowerModel"],
         "auto_map": {
-            "AutoConfig": f"{OWN_CODE.stem}.HarmopowerConfig", "AutoModel": f"{OWN_CODE.stem}.HarmopowerModel"},
-        "image_pool": facts.pool, "text_pool": facts.text_pool, "sigmoid": model.loss == "sigmoid",
+            "AutoConfig": f"{OWN_CODE.stem}.HarmopowerConfig",
+            "AutoModel": f"{OWN_CODE.stem}.HarmopowerModel",
+        },
+        "image_pool": facts.pool,
+        "text_pool": facts.text_pool,
+        "sigmoid": model.loss == "sigmoid",
     }
 
 
 def _tower(size) -> dict:
-    return {"hidden_size": size.width, "intermediate_size": 4 * size.width, "num_hidden_layers": size.layers,
-            "num_attention_heads": size.heads}
+    return {
+        "hidden_size": size.width,
+        "intermediate_size": 4 * size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+    }
 
 
 def _preprocessor(image_size: int, facts: Facts) -> dict:
     square = {"height": image_size, "width": image_size}
     shortest = facts.resize_mode == "shortest"
     return {
-        "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_resize": True,
-        "size": {"shortest_edge": image_size} if shortest else square, "resample": _BICUBIC,
-        "do_center_crop": shortest, "crop_size": square, "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": list(facts.pixel_mean), "image_std": list(facts.pixel_std),
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": image_size} if shortest else square,
+        "resample": _BICUBIC,
+        "do_center_crop": shortest,
+        "crop_size": square,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(facts.pixel_mean),
+        "image_std": list(facts.pixel_std),
     }
 
 
@@ -108,7 +136,8 @@ def read_facts(folder: epath.Path, weights: Weights) -> Facts:
         return _facts(config, found, path)
     except FileNotFoundError as error:
         raise ConversionError(
-            f"there is no {path}; Hugging Face's weights do not say their heads and activation") from error
+            f"there is no {path}; Hugging Face's weights do not say their heads and activation"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConversionError(f"{path} or {PREPROCESSOR} is not CLIP's: {error!r}") from error
 
@@ -116,8 +145,10 @@ def read_facts(folder: epath.Path, weights: Weights) -> Facts:
 def _facts(config: dict, preprocessor: dict | None, path) -> Facts:
     kind = known({"clip": "clip", OWN_TYPE: OWN_TYPE}, config.get("model_type"), "model_type", path)
     # Old files repeat the settings under these names, which then win, as in transformers.
-    vision, text = ({**(config.get(f"{tower}_config") or {}), **(config.get(f"{tower}_config_dict") or {})}
-                    for tower in ("vision", "text"))
+    vision, text = (
+        {**(config.get(f"{tower}_config") or {}), **(config.get(f"{tower}_config_dict") or {})}
+        for tower in ("vision", "text")
+    )
     own = kind == OWN_TYPE
     eot_id = text.get("eos_token_id", 49407)
     facts = Facts(
@@ -140,14 +171,17 @@ def _with_preprocessor(facts: Facts, found: dict, path) -> Facts:
     size = found.get("size", 224)
     shortest = isinstance(size, int) or "shortest_edge" in size
     return dataclasses.replace(
-        facts, resize_mode="shortest" if shortest else "squash",
+        facts,
+        resize_mode="shortest" if shortest else "squash",
         pixel_mean=tuple(found.get("image_mean", facts.pixel_mean)),
-        pixel_std=tuple(found.get("image_std", facts.pixel_std)))
+        pixel_std=tuple(found.get("image_std", facts.pixel_std)),
+    )
 
 
 def _same(vision: dict, text: dict, key: str, default, path):
     found = vision.get(key, default), text.get(key, default)
     if found[0] != found[1]:
         raise ConversionError(
-            f"{path}: {key} differs between the towers (vision {found[0]!r}, text {found[1]!r}); here they share it")
+            f"{path}: {key} differs between the towers (vision {found[0]!r}, text {found[1]!r}); here they share it"
+        )
     return found[0]

@@ -1,4 +1,5 @@
 """Starting from other weights: `config.init` and `tools.convert_weights`."""
+
 from collections.abc import Callable
 import math
 
@@ -17,8 +18,15 @@ from harmopower.training.checkpoints import Checkpoints
 from harmopower.training.state import TrainState
 
 POSITIONS = ("vision/position", "text/position")
-_COMPARED = ("model.activation", "model.layer_norm_epsilon", "model.pool", "model.text_pool", "model.pixel_mean",
-             "model.pixel_std", "data.resize_mode")
+_COMPARED = (
+    "model.activation",
+    "model.layer_norm_epsilon",
+    "model.pool",
+    "model.text_pool",
+    "model.pixel_mean",
+    "model.pixel_std",
+    "data.resize_mode",
+)
 
 
 def resample_vision_position(position, grid: int):
@@ -78,7 +86,8 @@ def load_init(path: str, params, config, say: Callable[[str], None] = print):
         say(f"config.init {path} was made with other settings: {line}")
     _check(path, shapes, fresh, say)
     return traverse_util.unflatten_dict(
-        {name: _place(name, read(name), leaf) if name in shapes else leaf for name, leaf in fresh.items()}, sep="/")
+        {name: _place(name, read(name), leaf) if name in shapes else leaf for name, leaf in fresh.items()}, sep="/"
+    )
 
 
 def _checkpoint(folder: epath.Path, fresh: dict):
@@ -86,8 +95,10 @@ def _checkpoint(folder: epath.Path, fresh: dict):
     with Checkpoints(str(folder)) as checkpoints:
         step = checkpoints.resolve(None)
         shapes = checkpoints.param_shapes(step)
-        like = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=_sharding(shape, fresh.get(name), fresh))
-                for name, shape in shapes.items()}
+        like = {
+            name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=_sharding(shape, fresh.get(name), fresh))
+            for name, shape in shapes.items()
+        }
         params = checkpoints.restore_params(step, like)
     return shapes, params.get, configs.from_json((folder / "config.json").read_text())
 
@@ -125,7 +136,8 @@ def _check(path: str, shapes: dict, fresh: dict, say) -> None:
             wrong.append(f"{name} is {list(there) if there is not None else 'missing'} there, {list(here)} here")
     if wrong:
         raise ConversionError(
-            f"config.init {path} does not fit config.model.preset and tokenizer of this run: {sources.listed(wrong)}")
+            f"config.init {path} does not fit config.model.preset and tokenizer of this run: {sources.listed(wrong)}"
+        )
 
 
 def _place(name: str, array, leaf):
@@ -137,8 +149,16 @@ def _place(name: str, array, leaf):
     return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: whole[index])
 
 
-def convert(path, output, *, image_size: int | None = None, context_length: int | None = None, tokenizer: str = "",
-            say: Callable[[str], None] = print, **overrides) -> None:
+def convert(
+    path,
+    output,
+    *,
+    image_size: int | None = None,
+    context_length: int | None = None,
+    tokenizer: str = "",
+    say: Callable[[str], None] = print,
+    **overrides,
+) -> None:
     """Writes published weights as a folder that `config.init`, `harmopower.evaluate` and `tools.export` take.
 
     Args:
@@ -167,8 +187,10 @@ def convert(path, output, *, image_size: int | None = None, context_length: int 
         (folder / "config.json").write_text(configs.to_json(config))
         if found:
             found.save(folder / FILE_NAME)
-    say(f"{output}: config.model.preset {config.model.preset}, {sum(map(math.prod, wanted.values())):,} parameters, "
-        f"{config.data.image_size} px, {config.data.context_length} tokens")
+    say(
+        f"{output}: config.model.preset {config.model.preset}, {sum(map(math.prod, wanted.values())):,} parameters, "
+        f"{config.data.image_size} px, {config.data.context_length} tokens"
+    )
 
 
 def _resampled(source: sources.Source, name: str, shape: tuple[int, ...], say):
@@ -191,5 +213,6 @@ def _tokenizer(source: sources.Source, spec: str, say) -> Tokenizer | None:
         raise ConversionError(str(error)) from error
     if found.vocab_size != source.vocabulary:
         raise ConversionError(
-            f"{spec} has {found.vocab_size} ids, the weights have {source.vocabulary}; give the right --tokenizer")
+            f"{spec} has {found.vocab_size} ids, the weights have {source.vocabulary}; give the right --tokenizer"
+        )
     return found

@@ -8,6 +8,7 @@ This file travels with the models that harmopower exports:
 It needs transformers and PyTorch and nothing else. The parameters are those of `CLIPModel`, plus `logit_bias` where
 `config.sigmoid` is set.
 """
+
 import torch
 from transformers import CLIPConfig, CLIPModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -72,5 +73,11 @@ class HarmopowerModel(CLIPModel):
         logits = self.logit_scale.exp() * image_embeds @ text_embeds.T
         if self.config.sigmoid:
             logits = logits + self.logit_bias
-        return CLIPOutput(logits_per_image=logits, logits_per_text=logits.T, image_embeds=image_embeds,
-                          text_embeds=text_embeds, vision_model_output=images, text_model_output=texts)
+        return CLIPOutput(
+            logits_per_image=logits,
+            logits_per_text=logits.T,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            vision_model_output=images,
+            text_model_output=texts,
+        )

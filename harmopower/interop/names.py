@@ -2,6 +2,7 @@
 
 Ours are flat names (`vision/transformer/blocks/qkv/kernel`); those under `blocks` hold all layers on a leading axis.
 """
+
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
@@ -37,7 +38,7 @@ class Rule:
     def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of each of their parts, for one layer of ours with that shape."""
         if self.kind == "matrix":
-            whole = (math.prod(shape[self.inputs:]), math.prod(shape[:self.inputs]))
+            whole = (math.prod(shape[self.inputs :]), math.prod(shape[: self.inputs]))
         elif self.kind == "patch":
             side = math.isqrt(shape[0] // 3)
             whole = (shape[1], 3, side, side)
@@ -48,7 +49,7 @@ class Rule:
     def to_theirs(self, array: np.ndarray) -> list[np.ndarray]:
         """One layer of ours in their layout: one array for each of their names."""
         if self.kind == "matrix":
-            array = array.reshape(math.prod(array.shape[:self.inputs]), -1).T
+            array = array.reshape(math.prod(array.shape[: self.inputs]), -1).T
         elif self.kind == "patch":  # ours: rows x columns x channels of a patch, flattened
             side = math.isqrt(array.shape[0] // 3)
             array = array.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
@@ -91,16 +92,18 @@ def _open_clip() -> tuple[Rule, ...]:
     block = {"norm_1": "ln_1", "norm_2": "ln_2", "out": "attn.out_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
     return (
         Rule("vision/patch_kernel", ("visual.conv1.weight",), "patch"),
-        *_tables({
-            "vision/class_token": "visual.class_embedding",
-            "vision/position": "visual.positional_embedding",
-            "vision/projection": "visual.proj",
-            "text/tokens": "token_embedding.weight",
-            "text/position": "positional_embedding",
-            "text/projection": "text_projection",
-            "logit_scale": "logit_scale",
-            "logit_bias": "logit_bias",
-        }),
+        *_tables(
+            {
+                "vision/class_token": "visual.class_embedding",
+                "vision/position": "visual.positional_embedding",
+                "vision/projection": "visual.proj",
+                "text/tokens": "token_embedding.weight",
+                "text/position": "positional_embedding",
+                "text/projection": "text_projection",
+                "logit_scale": "logit_scale",
+                "logit_bias": "logit_bias",
+            }
+        ),
         *_norm("vision/norm_pre", "visual.ln_pre"),
         *_norm("vision/norm_post", "visual.ln_post"),
         *_norm("text/norm_final", "ln_final"),
@@ -110,22 +113,29 @@ def _open_clip() -> tuple[Rule, ...]:
 
 
 def _hugging_face() -> tuple[Rule, ...]:
-    block = {"norm_1": "layer_norm1", "norm_2": "layer_norm2", "out": "self_attn.out_proj",
-             "mlp_in": "mlp.fc1", "mlp_out": "mlp.fc2"}
+    block = {
+        "norm_1": "layer_norm1",
+        "norm_2": "layer_norm2",
+        "out": "self_attn.out_proj",
+        "mlp_in": "mlp.fc1",
+        "mlp_out": "mlp.fc2",
+    }
     qkv = tuple(f"self_attn.{name}_proj" for name in "qkv")
     vision, text = "vision_model.embeddings.", "text_model.embeddings."
     return (
         Rule("vision/patch_kernel", (f"{vision}patch_embedding.weight",), "patch"),
         Rule("vision/projection", ("visual_projection.weight",), "matrix"),
         Rule("text/projection", ("text_projection.weight",), "matrix"),
-        *_tables({
-            "vision/class_token": f"{vision}class_embedding",
-            "vision/position": f"{vision}position_embedding.weight",
-            "text/tokens": f"{text}token_embedding.weight",
-            "text/position": f"{text}position_embedding.weight",
-            "logit_scale": "logit_scale",
-            "logit_bias": "logit_bias",
-        }),
+        *_tables(
+            {
+                "vision/class_token": f"{vision}class_embedding",
+                "vision/position": f"{vision}position_embedding.weight",
+                "text/tokens": f"{text}token_embedding.weight",
+                "text/position": f"{text}position_embedding.weight",
+                "logit_scale": "logit_scale",
+                "logit_bias": "logit_bias",
+            }
+        ),
         *_norm("vision/norm_pre", "vision_model.pre_layrnorm"),  # their spelling
         *_norm("vision/norm_post", "vision_model.post_layernorm"),
         *_norm("text/norm_final", "text_model.final_layer_norm"),

@@ -1,4 +1,5 @@
 """OpenCLIP folders: `open_clip_config.json` and `open_clip_model.safetensors`; OpenAI state dicts have these names."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -18,9 +19,28 @@ _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers
 _POOLS = {"tok": "cls", "avg": "mean"}
 _TEXT_POOLS = {"argmax": "eos", "eos": "eos"}  # our end token has the highest id, so both are its position
 # What their towers may say without computing something else than ours: read below, fixed, or of no effect here.
-_READ = {"layers", "width", "heads", "head_width", "patch_size", "image_size", "pool_type", "act_kwargs", "norm_kwargs",
-         "context_length", "vocab_size", "eos_id", "pad_id", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs",
-         "patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads"}
+_READ = {
+    "layers",
+    "width",
+    "heads",
+    "head_width",
+    "patch_size",
+    "image_size",
+    "pool_type",
+    "act_kwargs",
+    "norm_kwargs",
+    "context_length",
+    "vocab_size",
+    "eos_id",
+    "pad_id",
+    "hf_tokenizer_name",
+    "tokenizer_mode",
+    "tokenizer_kwargs",
+    "patch_dropout",
+    "output_tokens",
+    "attn_pooler_queries",
+    "attn_pooler_heads",
+}
 _FIXED = {"mlp_ratio": 4.0, "pos_embed_type": "learnable", "proj_type": "linear", "block_type": "default"}
 
 
@@ -29,7 +49,8 @@ def refuse(facts: Facts) -> None:
     if facts.text_pool == "mean":
         raise ConversionError(
             "OpenCLIP's config has no mean over text tokens (config.model.text_pool is mean; with auto it follows "
-            "config.model.pool); use --format huggingface, which brings its own modelling file")
+            "config.model.pool); use --format huggingface, which brings its own modelling file"
+        )
 
 
 def write_config(folder: Path, model: CLIP, facts: Facts, pad_id: int) -> None:
@@ -40,25 +61,42 @@ def write_config(folder: Path, model: CLIP, facts: Facts, pad_id: int) -> None:
         shared["act_kwargs"] = {"approximate": "tanh"}
     sigmoid = {"init_logit_bias": -10.0} if model.loss == "sigmoid" else {}  # its presence makes the parameter
     config = {
-        "model_cfg": sigmoid | {
+        "model_cfg": sigmoid
+        | {
             "embed_dim": model.preset.shared,
             "quick_gelu": facts.activation == "quick_gelu",
-            "vision_cfg": shared | {
-                "image_size": model.image_size, "patch_size": model.preset.patch_size, "width": vision.width,
-                "layers": vision.layers, "head_width": vision.width // vision.heads,
+            "vision_cfg": shared
+            | {
+                "image_size": model.image_size,
+                "patch_size": model.preset.patch_size,
+                "width": vision.width,
+                "layers": vision.layers,
+                "head_width": vision.width // vision.heads,
                 "pool_type": "avg" if facts.pool == "mean" else "tok",
             },
-            "text_cfg": shared | {
-                "context_length": model.context_length, "vocab_size": model.vocabulary, "width": text.width,
-                "layers": text.layers, "heads": text.heads, "pool_type": "eos", "eos_id": facts.eot_id,
-                "pad_id": pad_id, "proj_bias": False,
+            "text_cfg": shared
+            | {
+                "context_length": model.context_length,
+                "vocab_size": model.vocabulary,
+                "width": text.width,
+                "layers": text.layers,
+                "heads": text.heads,
+                "pool_type": "eos",
+                "eos_id": facts.eot_id,
+                "pad_id": pad_id,
+                "proj_bias": False,
                 # Any name makes OpenCLIP read the tokenizer beside this file; on the Hub it must be the repository's.
                 "hf_tokenizer_name": "local",
             },
         },
         "preprocess_cfg": {
-            "size": model.image_size, "mode": "RGB", "mean": list(facts.pixel_mean), "std": list(facts.pixel_std),
-            "interpolation": "bicubic", "resize_mode": facts.resize_mode, "fill_color": 0,
+            "size": model.image_size,
+            "mode": "RGB",
+            "mean": list(facts.pixel_mean),
+            "std": list(facts.pixel_std),
+            "interpolation": "bicubic",
+            "resize_mode": facts.resize_mode,
+            "fill_color": 0,
         },
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -90,10 +128,14 @@ def read_facts(folder: epath.Path, weights: Weights) -> Facts:
         openai = _OPENAI_EXTRAS[0] in weights.shapes
         activation = "quick_gelu" if openai else "gelu"
         whose = "OpenAI's" if openai else "OpenCLIP's, unless its name ends in -quickgelu"
-        return Facts(activation=activation, notes=(
-            f"no {CONFIG} beside the weights: activation {activation} ({whose}), pool cls and eos, heads of 64 "
-            "channels, OpenAI's pixel_mean and pixel_std, resize_mode shortest; the flags of tools.convert_weights say "
-            "what is otherwise",))
+        return Facts(
+            activation=activation,
+            notes=(
+                f"no {CONFIG} beside the weights: activation {activation} ({whose}), pool cls and eos, heads of 64 "
+                "channels, OpenAI's pixel_mean and pixel_std, resize_mode shortest; the flags of tools.convert_weights "
+                "say what is otherwise",
+            ),
+        )
     try:
         found = json.loads(path.read_text())
         return _facts(found["model_cfg"], found.get("preprocess_cfg", {}), path)
@@ -113,8 +155,13 @@ def _facts(model: dict, preprocess: dict, path) -> Facts:
         plain,
         activation=_activation(model, vision, text, path),
         layer_norm_epsilon=_same(
-            {key: (cfg.get("norm_kwargs") or {}).get("eps", 1e-5)
-             for key, cfg in (("vision_cfg", vision), ("text_cfg", text))}, "norm_kwargs.eps", path),
+            {
+                key: (cfg.get("norm_kwargs") or {}).get("eps", 1e-5)
+                for key, cfg in (("vision_cfg", vision), ("text_cfg", text))
+            },
+            "norm_kwargs.eps",
+            path,
+        ),
         pool=known(_POOLS, vision.get("pool_type", "tok"), "vision_cfg.pool_type", path),
         text_pool=known(_TEXT_POOLS, text.get("pool_type", "argmax"), "text_cfg.pool_type", path),
         pixel_mean=_triple(preprocess.get("mean", plain.pixel_mean)),
@@ -134,8 +181,10 @@ def _refuse_settings(section: str, settings: dict, path) -> None:
 
 
 def _activation(model: dict, vision: dict, text: dict, path) -> str:
-    found = {key: (cfg.get("act_kwargs") or {}).get("approximate", "none")
-             for key, cfg in (("vision_cfg", vision), ("text_cfg", text))}
+    found = {
+        key: (cfg.get("act_kwargs") or {}).get("approximate", "none")
+        for key, cfg in (("vision_cfg", vision), ("text_cfg", text))
+    }
     key = "act_kwargs.approximate"
     kind = known({"none": "gelu", "tanh": "gelu_tanh"}, _same(found, key, path), key, path)
     return "quick_gelu" if model.get("quick_gelu") else kind

@@ -1,4 +1,5 @@
 """The proof that an exported folder is the model that was trained: both run on the same images and captions."""
+
 import contextlib
 import functools
 import importlib.util
@@ -17,8 +18,13 @@ from harmopower.interop.weights import ConversionError
 from harmopower.models.clip import CLIP
 
 LIMIT = 1e-4
-_CAPTIONS = ("a photo of a cat", "Two red squares left of a BLUE circle.", "naive cafe, 100% & more!", "",
-             "a very long caption " * 60)
+_CAPTIONS = (
+    "a photo of a cat",
+    "Two red squares left of a BLUE circle.",
+    "naive cafe, 100% & more!",
+    "",
+    "a very long caption " * 60,
+)
 
 
 class Probe(NamedTuple):
@@ -42,10 +48,12 @@ def probe(model: CLIP, tokenizer: Tokenizer, resize_mode: str) -> Probe:
     """Makes pictures (landscape, portrait, square; noise under a gradient) and tokenizes captions."""
     rng, side = np.random.default_rng(0), model.image_size
     pictures = [_picture(rng, *size) for size in ((3 * side, 2 * side), (side, 2 * side), (side, side))]
-    pixels = np.stack([
-        transforms.crop_and_resize(picture, transforms.fixed_window(picture.size, side, resize_mode), side)
-        for picture in pictures
-    ])
+    pixels = np.stack(
+        [
+            transforms.crop_and_resize(picture, transforms.fixed_window(picture.size, side, resize_mode), side)
+            for picture in pictures
+        ]
+    )
     return Probe(pictures, pixels, _CAPTIONS, tokenizer.encode_batch(_CAPTIONS, model.context_length)[0])
 
 
@@ -121,8 +129,11 @@ def _hugging_face(folder: Path, model: CLIP, seen: Probe) -> tuple[Answers, str]
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
         ids = tokenizer(list(seen.captions), padding="max_length", truncation=True, return_tensors="pt")
         pixels = processor(seen.pictures, return_tensors="pt")["pixel_values"]
-        found = theirs(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"],
-                       pixel_values=torch.from_numpy(normalised(model, seen)))
+        found = theirs(
+            input_ids=ids["input_ids"],
+            attention_mask=ids["attention_mask"],
+            pixel_values=torch.from_numpy(normalised(model, seen)),
+        )
     _check_inputs(model, seen, ids["input_ids"].numpy(), pixels.numpy(), theirs.config.text_config.pad_token_id)
     answers = Answers(*(tensor.numpy() for tensor in (found.image_embeds, found.text_embeds, found.logits_per_image)))
     return answers, f"transformers {transformers.__version__}, ids and pixels compared too"
@@ -181,7 +192,8 @@ def _check_inputs(model: CLIP, seen: Probe, ids: np.ndarray, pixels: np.ndarray,
     for caption, row, right in zip(seen.captions, ids, expected, strict=True):
         if not np.array_equal(row, right):
             raise ConversionError(
-                f"the exported tokenizer gives other ids for {caption[:40]!r}: {row[:12]} for {right[:12]}")
+                f"the exported tokenizer gives other ids for {caption[:40]!r}: {row[:12]} for {right[:12]}"
+            )
     grey = 255 * np.array(model.pixel_std)[:, None, None]
     apart = _distance(pixels * grey, normalised(model, seen) * grey)
     if not apart <= 1.01:

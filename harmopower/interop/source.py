@@ -1,4 +1,5 @@
 """Published CLIP weights as ours: which layout a file has, what its model is, and whether nothing is left over."""
+
 import dataclasses
 from types import ModuleType
 
@@ -44,10 +45,12 @@ class Source:
         shape = self.shapes[name]
         if not rule.layered:
             return rule.to_ours([self.weights[theirs] for theirs in rule.theirs], shape)
-        return np.stack([
-            rule.to_ours([self.weights[theirs.format(layer=layer)] for theirs in rule.theirs], shape[1:])
-            for layer in range(shape[0])
-        ])
+        return np.stack(
+            [
+                rule.to_ours([self.weights[theirs.format(layer=layer)] for theirs in rule.theirs], shape[1:])
+                for layer in range(shape[0])
+            ]
+        )
 
 
 def open_source(path, **overrides) -> Source:
@@ -67,13 +70,21 @@ def open_source(path, **overrides) -> Source:
     sizes = formats.sizes(found.shapes, layout.RULES, facts, file)
     if facts.eot_id not in (None, sizes.vocabulary - 1):
         raise ConversionError(
-            f"{file}: the end token has the id {facts.eot_id}, not the highest of its {sizes.vocabulary} ids")
+            f"{file}: the end token has the id {facts.eot_id}, not the highest of its {sizes.vocabulary} ids"
+        )
     config = _config(facts, sizes, "logit_bias" in found.shapes)
     shapes = config_shapes(config, sizes.vocabulary)
     unused = _check_names(layout, found, shapes, file)
     tokenizer = file.parent / "tokenizer.json"
-    return Source(layout, found, config, shapes, sizes.vocabulary, tokenizer if tokenizer.exists() else None,
-                  facts.notes + ((f"not used: {listed(unused)}",) if unused else ()))
+    return Source(
+        layout,
+        found,
+        config,
+        shapes,
+        sizes.vocabulary,
+        tokenizer if tokenizer.exists() else None,
+        facts.notes + ((f"not used: {listed(unused)}",) if unused else ()),
+    )
 
 
 def config_shapes(config, vocabulary: int) -> dict[str, tuple[int, ...]]:
@@ -102,8 +113,10 @@ def _layout(found: weights.Weights, file) -> tuple[ModuleType, weights.Weights]:
         if layout.RULES[0].theirs[0] in tidy.shapes:
             return layout, tidy
     marks = " nor ".join(layout.RULES[0].theirs[0] for layout in (open_clip, huggingface))
-    raise ConversionError(f"{file} is no ViT CLIP of OpenCLIP, OpenAI or Hugging Face: it has neither {marks}, "
-                          f"but {listed(sorted(found.shapes))}")
+    raise ConversionError(
+        f"{file} is no ViT CLIP of OpenCLIP, OpenAI or Hugging Face: it has neither {marks}, "
+        f"but {listed(sorted(found.shapes))}"
+    )
 
 
 def _config(facts: formats.Facts, sizes: formats.Sizes, sigmoid: bool):
@@ -129,8 +142,11 @@ def _check_names(layout: ModuleType, found: weights.Weights, shapes: dict, file)
     missing = sorted(expected.keys() - found.shapes.keys())
     surplus = sorted(found.shapes.keys() - expected.keys())
     foreign = [name for name in surplus if layout.in_tower(name) and not layout.harmless(name)]
-    wrong = [f"{name} is {list(found.shapes[name])}, not {list(shape)}" for name, shape in sorted(expected.items())
-             if name in found.shapes and _squeezed(found.shapes[name]) != _squeezed(shape)]
+    wrong = [
+        f"{name} is {list(found.shapes[name])}, not {list(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in found.shapes and _squeezed(found.shapes[name]) != _squeezed(shape)
+    ]
     problems = [("missing", missing), ("of another architecture", foreign), ("of another shape", wrong)]
     if any(names for _, names in problems):
         text = "; ".join(f"{title}: {listed(names)}" for title, names in problems if names)

@@ -1,4 +1,5 @@
 """A tokenizer folder that Hugging Face's and OpenCLIP's tokenizers load, giving the same ids as harmopower's."""
+
 import json
 from pathlib import Path
 
@@ -34,8 +35,10 @@ def write(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
     backend, names = _backend(tokenizer), special_names(tokenizer)
     start, end = names["bos_token"], names["eos_token"]
     adds = processors.TemplateProcessing(
-        single=f"{start} $A {end}", pair=f"{start} $A {end} $B {end}",
-        special_tokens=[(start, tokenizer.sot_id), (end, tokenizer.eot_id)])
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B {end}",
+        special_tokens=[(start, tokenizer.sot_id), (end, tokenizer.eot_id)],
+    )
     # A CLIP tokenizer's own post-processor adds its tokens too; byte-level offsets are all that is worth keeping.
     keeps = isinstance(backend.post_processor, processors.ByteLevel)
     backend.post_processor = processors.Sequence([backend.post_processor, adds]) if keeps else adds

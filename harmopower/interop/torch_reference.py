@@ -2,6 +2,7 @@
 
 Written from OpenCLIP's `transformer.py` (the definition), not from ours, so that it can disagree with us.
 """
+
 from collections import OrderedDict
 import functools
 
@@ -19,8 +20,9 @@ class _Block(nn.Module):
         super().__init__()
         self.ln_1, self.ln_2 = norm(width), norm(width)
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.mlp = nn.Sequential(OrderedDict(
-            c_fc=nn.Linear(width, 4 * width), gelu=activation(), c_proj=nn.Linear(4 * width, width)))
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation(), c_proj=nn.Linear(4 * width, width))
+        )
 
     def forward(self, x, mask):
         y = self.ln_1(x)

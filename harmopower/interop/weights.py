@@ -1,4 +1,5 @@
 """Files of weights and folders of results: published weights read one by one, safetensors written as a stream."""
+
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import json
@@ -105,7 +106,8 @@ def _read_pickled(path: epath.Path) -> Weights:
         import torch  # an optional dependency
     except ImportError as error:
         raise ConversionError(
-            f"{path} needs PyTorch to be read; install the extra `torch`, or give safetensors") from error
+            f"{path} needs PyTorch to be read; install the extra `torch`, or give safetensors"
+        ) from error
     with _local(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on old files; what is wrong comes as an error
         try:
@@ -117,14 +119,18 @@ def _read_pickled(path: epath.Path) -> Weights:
     tensors = {name: tensor for name, tensor in items if torch.is_tensor(tensor)}
     if not tensors:
         raise ConversionError(f"{path} holds no state dict but {type(found).__name__}")
-    return Weights({name: tuple(tensor.shape) for name, tensor in tensors.items()},
-                   lambda name: tensors[name].detach().float().numpy())
+    return Weights(
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        lambda name: tensors[name].detach().float().numpy(),
+    )
 
 
 def _reason(error: BaseException) -> str:
     if "TorchScript" in str(error):  # how OpenAI publishes; running its code is what weights_only forbids
-        return ("it is a TorchScript archive, which holds code; save its weights first: "
-                "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pt')")
+        return (
+            "it is a TorchScript archive, which holds code; save its weights first: "
+            "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pt')"
+        )
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'the file is damaged'}"
 
 
@@ -143,7 +149,7 @@ def write_safetensors(path, tensors: Iterable[tuple[str, tuple[int, ...], Callab
     text += b" " * (-len(text) % 8)  # the data must be aligned
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for name, shape, make in tensors:
+        for _, shape, make in tensors:
             array = np.ascontiguousarray(make(), "<f4").reshape(shape)
             file.write(array.data)
 

@@ -1,4 +1,5 @@
 """The two-tower CLIP model."""
+
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +10,6 @@ from harmopower.config import ConfigError
 from harmopower.models import presets
 from harmopower.models.text import TextTower
 from harmopower.models.vision import VisionTower
-
 
 VOCABULARY = 49408  # of CLIP's own tokenizer, whose end token is the last id
 
@@ -40,11 +40,21 @@ class CLIP(nn.Module):
 
     def setup(self):
         self.vision = VisionTower(
-            self.preset.vision, self.preset.shared, self.preset.patch_size, self.grid, self.pool, self.dense,
+            self.preset.vision,
+            self.preset.shared,
+            self.preset.patch_size,
+            self.grid,
+            self.pool,
+            self.dense,
             self.transformer,
         )
         self.text = TextTower(
-            self.preset.text, self.preset.shared, self.vocabulary, self.context_length, self.eot_id, self.text_pool,
+            self.preset.text,
+            self.preset.shared,
+            self.vocabulary,
+            self.context_length,
+            self.eot_id,
+            self.text_pool,
             self.transformer,
         )
         sigmoid = self.loss == "sigmoid"

@@ -1,6 +1,7 @@
 """The pre-LN transformer that both towers share; every parameter carries its logical axis names (parallel/rules.py)."""
-import functools
+
 from collections.abc import Callable
+import functools
 
 import flax.linen as nn
 import jax
@@ -60,10 +61,7 @@ class Block(nn.Module):
             bias_init=zeros("qkv", "heads", "head_dim"),
         )
         self.out = dense(
-            self.width,
-            axis=(-2, -1),
-            kernel_init=normal(branch, "heads", "head_dim", "embed"),
-            bias_init=zeros("norm"),
+            self.width, axis=(-2, -1), kernel_init=normal(branch, "heads", "head_dim", "embed"), bias_init=zeros("norm")
         )
         self.norm_2 = layer_norm(self.epsilon, self.dtype, "norm_2")
         self.mlp_in = dense(
@@ -75,9 +73,7 @@ class Block(nn.Module):
         """Maps tokens `[B, N, width]` to tokens of the same shape."""
         x = rules.constrain(x)
         query, key, value = jnp.moveaxis(self.qkv(self.norm_1(x)), -3, 0)
-        mixed = jax.nn.dot_product_attention(
-            query, key, value, is_causal=self.causal, implementation=self.attention
-        )
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal, implementation=self.attention)
         return self._mlp(x + self.out(mixed))
 
     def value_path(self, x):

@@ -1,4 +1,5 @@
 """Model sizes by name: from `tiny` for the embedded scenes to CLIP's own shapes (Radford et al. 2021, table 20)."""
+
 import dataclasses
 import difflib
 import re
@@ -58,7 +59,9 @@ def _spelled(name: str, numbers: list[int]) -> Preset:
     patch_size, shared, *towers = numbers
     vision, text = Tower(*towers[:3]), Tower(*towers[3:])
     if min(numbers) < 1 or vision.width % vision.heads or text.width % text.heads:
-        raise ConfigError(f"config.model.preset {name!r}: every number must be at least 1, and heads divide their width")
+        raise ConfigError(
+            f"config.model.preset {name!r}: every number must be at least 1, and heads divide their width"
+        )
     return Preset(patch_size, shared, vision, text)
 
 

@@ -1,6 +1,6 @@
 """The text tower: a causal transformer with CLIP's exact shapes."""
+
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from harmopower.models import layers

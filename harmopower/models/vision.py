@@ -1,4 +1,5 @@
 """The image tower: a vision transformer with CLIP's exact shapes."""
+
 import functools
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from harmopower.models.presets import Tower
 
 @functools.partial(nn.with_logical_partitioning, names=("position", "embed"))
 def _init_position(_key, grid: tuple[int, int], width: int):
-    """Learnable positions start from 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580), not from noise as in CLIP.
+    """Learnable positions start from 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580), not from noise.
 
     Small noise leaves neighbours unknown at first, and shapes that cross patches are learned late.
     """
@@ -57,7 +58,7 @@ class VisionTower(nn.Module):
         return pooled, (tokens if value is None else project(value))[:, 1:]
 
     def _tokens(self, images, kept):
-        """The kept patches through one matrix (a stride-`patch_size` convolution), class token first, with positions."""
+        """The kept patches through one matrix (a strided convolution), class token first, positions added."""
         batch, (rows, columns), patch, width = images.shape[0], self.grid, self.patch_size, self.size.width
         # The standard deviation of PyTorch's own initialiser of a convolution, which CLIP trains from.
         kernel = self.param(
@@ -66,7 +67,9 @@ class VisionTower(nn.Module):
         scale = width**-0.5
         class_token = self.param("class_token", layers.normal(scale, "norm"), (width,))
         position = self.param("position", _init_position, self.grid, width)
-        patches = images.reshape(batch, rows, patch, columns, patch, 3).swapaxes(2, 3).reshape(batch, rows * columns, -1)
+        patches = (
+            images.reshape(batch, rows, patch, columns, patch, 3).swapaxes(2, 3).reshape(batch, rows * columns, -1)
+        )
         places = position[1:]
         if kept is not None:
             # Before the first product: what is dropped costs nothing, and pixels need no gradient of the gathering.
@@ -93,6 +96,7 @@ def draw_patches(key, rows: int, grid: tuple[int, int], dropout: float):
     Returns:
       int32 `[B, kept_patches]`, ascending.
     """
+
     def draw(row):
         order = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, row), (grid[0] * grid[1],)))
         return jnp.sort(order[: kept_patches(grid, dropout)])

@@ -3,12 +3,13 @@
 Rows meet tile by tile (`harmopower.parallel.collectives`): the forward pass keeps a running log-sum-exp for the rows
 and for the columns, the backward pass computes each tile of logits again. Memory is that of the features and one tile.
 """
+
 from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 
 from harmopower.parallel import collectives
 
@@ -52,7 +53,8 @@ def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None, comm
     weight = row_weights(image, weight_rows)
     group = jnp.arange(image.shape[0], dtype=jnp.int32)
     per_image, per_text, image_hits, text_hits = info_nce(
-        image, text, weight > 0, group, logit_scale, block=block, communication=communication)
+        image, text, weight > 0, group, logit_scale, block=block, communication=communication
+    )
     loss = (weighted_mean(per_image, weight) + weighted_mean(per_text, weight)) / 2
     return loss, {
         "accuracy_image_to_text": weighted_mean(image_hits, weight),
@@ -60,9 +62,7 @@ def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None, comm
     }
 
 
-def sigmoid_loss(
-    image, text, logit_scale, logit_bias, *, weight_rows=None, block=None, communication="ring",
-):
+def sigmoid_loss(image, text, logit_scale, logit_bias, *, weight_rows=None, block=None, communication="ring"):
     """SigLIP's pairwise loss (METHOD section 4): every pair of the global batch is its own binary question.
 
     Args:
@@ -77,7 +77,7 @@ def sigmoid_loss(
     weight = row_weights(image, weight_rows)
     meeting = collectives.arrange(image.shape[0], block, DEFAULT_BLOCK, communication)
     sides = collectives.pad_rows((image, text, weight > 0), meeting.block)
-    per_image = _sigmoid_rows(meeting, *sides, jnp.float32(logit_scale), jnp.float32(logit_bias))[:image.shape[0]]
+    per_image = _sigmoid_rows(meeting, *sides, jnp.float32(logit_scale), jnp.float32(logit_bias))[: image.shape[0]]
     positive = logit_scale * jnp.sum(image.astype(jnp.float32) * text.astype(jnp.float32), axis=-1) + logit_bias
     return weighted_mean(per_image, weight), {
         "positive_logit": weighted_mean(lax.stop_gradient(positive), weight),
@@ -85,9 +85,7 @@ def sigmoid_loss(
     }
 
 
-def info_nce(
-    a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring",
-):
+def info_nce(a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring"):
     """Cross-entropy of every row of `a` over the rows of `b` and the other way round, rows of one group positive.
 
     Args:
@@ -183,13 +181,15 @@ def _info_nce_sums(duplicates, meeting, a, b, valid, group, scale):
         allowed, positive = _relations(duplicates, guest, home)
         logits = jnp.where(allowed, scale * _similarities(guest.features, home.features), NOTHING)
         return tuple(
-            _merge(sums, _tile_sums(logits, positive, axis)) for axis, sums in enumerate((home_sums, guest_sums)))
+            _merge(sums, _tile_sums(logits, positive, axis)) for axis, sums in enumerate((home_sums, guest_sums))
+        )
 
     def shard(axes, rows, scale):
         guest, home = rows
         empty = _no_sums(home.valid.shape[0])
         return collectives.meet(
-            lambda *blocks: tile(*blocks, scale), home, empty, guest, empty, meeting, axes, combine=_merge)
+            lambda *blocks: tile(*blocks, scale), home, empty, guest, empty, meeting, axes, combine=_merge
+        )
 
     b_sums, a_sums = collectives.over_batch(shard, _two_sides(a, b, valid, group), scale)
     return _finish(a_sums), _finish(b_sums)
@@ -225,8 +225,14 @@ def _info_nce_backward(duplicates, meeting, kept, cotangents):
     def shard(axes, rows, scale):
         (guest, home), a_known, b_known = rows
         return collectives.meet(
-            lambda *blocks: tile(*blocks, scale), (home, b_known), jnp.zeros(home.features.shape),
-            (guest, a_known), (jnp.zeros(guest.features.shape), jnp.zeros(guest.valid.shape)), meeting, axes)
+            lambda *blocks: tile(*blocks, scale),
+            (home, b_known),
+            jnp.zeros(home.features.shape),
+            (guest, a_known),
+            (jnp.zeros(guest.features.shape), jnp.zeros(guest.valid.shape)),
+            meeting,
+            axes,
+        )
 
     rows = _two_sides(a, b, valid, group), (*a_known, a_cotangent), (*b_known, b_cotangent)
     d_b, (d_a, d_scale) = collectives.over_batch(shard, rows, scale)
@@ -259,6 +265,7 @@ def _sigmoid_tile(guest: Rows, home: Rows, scale, bias):
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sigmoid_rows(meeting, image, text, valid, scale, bias):
     """Sum over the valid texts of the negative log-likelihood, for every image: [B]."""
+
     def shard(axes, rows, shared):
         guest, home = rows
 
@@ -291,7 +298,8 @@ def _sigmoid_backward(meeting, kept, cotangent):
 
         d_guest, zero = jnp.zeros(guest.features.shape), jnp.zeros(guest.valid.shape)
         return collectives.meet(
-            tile, home, jnp.zeros(home.features.shape), (guest, cotangent), ((d_guest, zero), zero), meeting, axes)
+            tile, home, jnp.zeros(home.features.shape), (guest, cotangent), ((d_guest, zero), zero), meeting, axes
+        )
 
     rows = _two_sides(image, text, valid, valid), cotangent
     d_text, ((d_image, d_scale), d_bias) = collectives.over_batch(shard, rows, (scale, bias))

@@ -1,4 +1,5 @@
 """Counted work of the objectives, to compare with a train step before anything is run."""
+
 from typing import NamedTuple
 
 
@@ -11,7 +12,7 @@ class Operations(NamedTuple):
 
 
 def powerset_operations(
-    batch: int, regions: int, phrases: int, width: int, method: str, samples: int = 256,
+    batch: int, regions: int, phrases: int, width: int, method: str, samples: int = 256
 ) -> Operations:
     """Counts both sweeps over the global batch: all pairs in the search, `3 B` of them with gradient.
 
@@ -44,7 +45,7 @@ def _a_pair(regions: int, phrases: int, method: str, samples: int):
 
 
 def loss_flops(
-    objective, batch: int, regions: int, phrases: int, width: int, text_rows: int, hardware: bool = False,
+    objective, batch: int, regions: int, phrases: int, width: int, text_rows: int, hardware: bool = False
 ) -> dict[str, float]:
     """Matrix products of one value and gradient of each loss that is switched on, all devices together.
 

@@ -8,13 +8,14 @@ Inside, a block of scores has the shape `[*, M, K, n]`: every reduction then run
 the search is `[images, M, K, texts]`, a list of pairs `[M, K, pairs]`. Scores of masked regions are 0, which is what
 they add to a sum over a subset; the phrases' mask `[K, n]` goes along, and the number of valid regions `[*, 1 or n]`.
 """
+
 import dataclasses
 from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 
 from harmopower.objectives.contrastive import NOTHING, row_weights, weighted_mean
 from harmopower.parallel import collectives
@@ -41,7 +42,8 @@ class How:
         for name, choices in (("method", ("exact", "nla", "sampled")), ("score_norm", ("sum", "mean"))):
             if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"objective.powerset.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+                    f"objective.powerset.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
         if self.method == "nla" and not self.temperature > 0:
             raise ValueError(f"objective.powerset.temperature is {self.temperature}; nla needs one above 0")
 
@@ -50,7 +52,8 @@ class How:
         if self.method == "exact" and regions > MAX_EXACT_REGIONS:
             raise ValueError(
                 f"objective.powerset.method 'exact' takes at most {MAX_EXACT_REGIONS} regions but there are {regions}; "
-                "set objective.powerset.method to nla or sampled, or lower data.max_boxes")
+                "set objective.powerset.method to nla or sampled, or lower data.max_boxes"
+            )
 
 
 # --- public: one block of scores -----------------------------------------------------------------------------------
@@ -74,9 +77,7 @@ def tree_to_region(s, region_mask, phrase_mask, *, temperature=None):
     return _aggregate(how, block, regions, phrase_mask, None)[0].reshape(shape)
 
 
-def region_to_tree(
-    s, region_mask, phrase_mask, *, method="exact", temperature=1e-3, zeta=0.75, samples=256, rng=None,
-):
+def region_to_tree(s, region_mask, phrase_mask, *, method="exact", temperature=1e-3, zeta=0.75, samples=256, rng=None):
     """R2T: the mean over all subsets of the regions, the empty one included, of the best phrase (METHOD section 6).
 
     Args:
@@ -129,7 +130,16 @@ def _pick(scores, index, found):
 
 
 def powerset_loss(
-    regions, region_mask, phrases, phrase_mask, *, margin, weight_rows=None, block=None, communication="ring", rng=None,
+    regions,
+    region_mask,
+    phrases,
+    phrase_mask,
+    *,
+    margin,
+    weight_rows=None,
+    block=None,
+    communication="ring",
+    rng=None,
     **how,
 ):
     """Triplet loss on the hardest text of every image and the hardest image of every text (METHOD section 6).
@@ -388,8 +398,7 @@ def _sampled_slope(s, phrase_mask, subsets):
         return wins + jnp.tensordot(chunk.T, _winners(_sampled_sums(s, phrase_mask, chunk)), axes=1), None
 
     regions = s.shape[-3]
-    wins, _ = lax.scan(
-        count_winners, jnp.zeros((regions,) + _without_regions(s)), _subset_chunks(subsets, regions))
+    wins, _ = lax.scan(count_winners, jnp.zeros((regions,) + _without_regions(s)), _subset_chunks(subsets, regions))
     return jnp.moveaxis(wins, 0, -3) / len(subsets)
 
 
@@ -490,6 +499,7 @@ def _search(how: How, meeting, axes, images, texts, valid, index, subsets):
 
 def _own_scores(how: How, block: int, images, texts, subsets):
     """The score of every row's own pair, in blocks because the products copy their rows."""
+
     def score(rows):
         images, texts = rows
         s = _inner_products("pmd,pkd->mkp", _masked(images), texts.phrases)
@@ -512,8 +522,7 @@ def _triplets(how: How, meeting, regions, region_mask, phrases, phrase_mask, val
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _triplet_scores(how: How, meeting: collectives.Meeting, regions, region_mask, phrases, phrase_mask, valid, subsets):
     """Scores [B] of the own pair, the hardest text and the hardest image of every row; -inf where there is none."""
-    own, hard_text, hard_image = _triplets(
-        how, meeting, regions, region_mask, phrases, phrase_mask, valid, subsets)
+    own, hard_text, hard_image = _triplets(how, meeting, regions, region_mask, phrases, phrase_mask, valid, subsets)
     return own, hard_text.score, hard_image.score
 
 
@@ -530,7 +539,8 @@ def _triplet_scores_backward(how, meeting, kept, cotangents):
     d_own, d_hard_text, d_hard_image = cotangents
     hardest = _Hardest(hard_text, d_hard_text), _Hardest(hard_image, d_hard_image)
     d_regions, d_phrases = collectives.over_batch(
-        partial(_shard_gradient, how, meeting), (images, texts, index, hardest, d_own), subsets)
+        partial(_shard_gradient, how, meeting), (images, texts, index, hardest, d_own), subsets
+    )
     return d_regions.astype(regions.dtype), None, d_phrases.astype(phrases.dtype), None, None, None
 
 
@@ -541,8 +551,11 @@ def _shard_gradient(how: How, meeting, axes, rows, subsets):
 
     def add_pairs(features, sums, rows, cotangent):
         """All pairs are given as (home, guest); None stands for the row itself."""
-        return home_first(_add_pair_gradients(
-            how, meeting.block, subsets, home_first(features), home_first(sums), home_first(rows), cotangent))
+        return home_first(
+            _add_pair_gradients(
+                how, meeting.block, subsets, home_first(features), home_first(sums), home_first(rows), cotangent
+            )
+        )
 
     def visit(home_sums, guest, guest_sums):
         guest_features, guest_index, guest_hardest = guest
@@ -555,7 +568,8 @@ def _shard_gradient(how: How, meeting, axes, rows, subsets):
     (home, guest), (home_hardest, guest_hardest) = home_first((images, texts)), home_first(hardest)
     zeros = home_first((jnp.zeros(images.regions.shape), jnp.zeros(texts.phrases.shape)))
     sums = collectives.visit_shards(
-        visit, zeros[0], (guest, index, guest_hardest), zeros[1], meeting.communication, axes)
+        visit, zeros[0], (guest, index, guest_hardest), zeros[1], meeting.communication, axes
+    )
     return home_first(add_pairs((home, guest), sums, (None, None), d_own))
 
 
@@ -569,13 +583,16 @@ def _localise(hardest: _Hardest, index):
 def _add_pair_gradients(how: How, block: int, subsets, features, sums, rows, cotangents):
     """Adds to the gradients (regions, phrases) those of the scores of the pairs (image_rows[p], text_rows[p]).
 
-    A side whose rows are None has row p in pair p: slices of it are read and written in place. Gathering and scattering,
-    which the other side needs, cost more than the products.
+    A side whose rows are None has row p in pair p: slices of it are read and written in place. Gathering and
+    scattering, which the other side needs, cost more than the products.
     """
+
     def add(sums, pairs):
         start, rows, cotangent = pairs
         image, text = (
-            jax.tree.map(lambda array: _take(array, side, start, block), whole) for whole, side in zip(features, rows))
+            jax.tree.map(partial(_take, rows=side, start=start, count=block), whole)
+            for whole, side in zip(features, rows)
+        )
         found = _pair_gradients(how, subsets, image, text, cotangent)
         return tuple(_add_at(total, side, start, new) for total, side, new in zip(sums, rows, found)), None
 

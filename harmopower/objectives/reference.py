@@ -2,6 +2,7 @@
 
 For tests, benchmarks and plots. Nothing here is clever, and memory grows with `B x B x M x K`.
 """
+
 import jax
 import jax.numpy as jnp
 
@@ -18,9 +19,7 @@ def dense_loss(regions, region_mask, phrases, phrase_mask, *, margin, method="nl
     return _triplet(_scores(s, region_mask, phrase_mask, method, temperature, zeta), margin)
 
 
-def leaf_first_loss(
-    regions, region_mask, leaves, members, *, margin, method="nla", temperature=1e-3, zeta=0.75,
-):
+def leaf_first_loss(regions, region_mask, leaves, members, *, margin, method="nla", temperature=1e-3, zeta=0.75):
     """The same loss with the inner products of regions and leaves first, `[B, B, M, T]`, and phrases summed from them.
 
     Args:

@@ -1,6 +1,7 @@
 """Regions as linear maps over the patch grid, and the contrastive loss between regions and their words (HarmoCLIP)."""
-import jax.numpy as jnp
+
 from jax import lax
+import jax.numpy as jnp
 
 from harmopower.objectives import contrastive
 
@@ -94,9 +95,7 @@ def normalise(vectors, mask=None):
     return vectors * jnp.where(positive, lax.rsqrt(jnp.where(positive, square, 1)), 0)
 
 
-def pair_loss(
-    a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring",
-):
+def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring"):
     """Symmetric InfoNCE between the valid rows of `a` and `b` (LRC, and GR with texts; METHOD section 5, our choice).
 
     Args:
@@ -113,7 +112,8 @@ def pair_loss(
       a positive, both ways).
     """
     per_a, per_b, a_hits, b_hits = contrastive.info_nce(
-        a, b, valid, group, logit_scale, duplicates=duplicates, block=block, communication=communication)
+        a, b, valid, group, logit_scale, duplicates=duplicates, block=block, communication=communication
+    )
     weight = valid.astype(jnp.float32)
     loss = (contrastive.weighted_mean(per_a, weight) + contrastive.weighted_mean(per_b, weight)) / 2
     accuracy = (contrastive.weighted_mean(a_hits, weight) + contrastive.weighted_mean(b_hits, weight)) / 2

@@ -3,12 +3,14 @@
 Between the two lies everything that the losses know of a batch. Exact accumulation caches it: features of all slices
 first, the gradient of the loss by the features, then one backward pass a slice (DESIGN section 3).
 """
+
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from harmopower.objectives import contrastive, powerset, region
+
 
 class Features(NamedTuple):
     """What the losses need of a batch; a field that no active objective needs is None. All vectors share one space."""
@@ -61,7 +63,7 @@ def _uses_own_text(lexeme_region) -> bool:
 
 
 def gather_features(
-    image_tower, text_tower, batch, objective, grid, *, region_text_tower=None, region_text_content=None, crops=None,
+    image_tower, text_tower, batch, objective, grid, *, region_text_tower=None, region_text_content=None, crops=None
 ) -> Features:
     """Reads the vectors that the active objectives need from the outputs of the towers (METHOD sections 1 to 3, 5).
 
@@ -82,18 +84,26 @@ def gather_features(
     fields["weight"] = jnp.asarray(batch["weight"], jnp.float32)
     if needs.regions:
         fields["regions"], fields["region_mask"] = region.pool_regions(
-            image_tower.tokens, batch["boxes"], batch["box_valid"], grid, objective.region_pooling,
-            batch.get("kept_patches"))
+            image_tower.tokens,
+            batch["boxes"],
+            batch["box_valid"],
+            grid,
+            objective.region_pooling,
+            batch.get("kept_patches"),
+        )
     if objective.powerset.weight > 0:
         fields["phrases"], fields["phrase_mask"] = sum_phrases(
-            text_tower.tokens, batch["phrases"], objective.powerset.phrase_norm)
+            text_tower.tokens, batch["phrases"], objective.powerset.phrase_norm
+        )
     if objective.lexeme_region.weight > 0:
         own = (region_text_tower, region_text_content) if _uses_own_text(objective.lexeme_region) else ()
         fields["lexemes"], fields["pair_mask"] = pool_lexemes(
-            text_tower.tokens, batch["phrases"], batch["box_phrase"], *own)
+            text_tower.tokens, batch["phrases"], batch["box_phrase"], *own
+        )
     if objective.global_region.weight > 0:
         fields["region_text"], fields["text_mask"] = _region_targets(
-            objective.global_region.mode, fields["region_mask"], region_text_tower, region_text_content, crops)
+            objective.global_region.mode, fields["region_mask"], region_text_tower, region_text_content, crops
+        )
     if objective.lexeme_region.weight > 0 or objective.global_region.weight > 0:
         fields["group"] = batch["box_group"]
     return Features(**fields)
@@ -149,7 +159,8 @@ def _region_targets(mode, region_mask, region_text_tower, region_text_content, c
     if region_text_tower is None:
         raise ValueError(
             "objective.global_region.weight is above 0 with mode 'text' but the data have no texts of regions; "
-            "set the weight to 0, the mode to crop, or prepare data with region texts")
+            "set the weight to 0, the mode to crop, or prepare data with region texts"
+        )
     mask = region_text_content.any(-1)
     return region.normalise(region_text_tower.pooled, mask), mask
 
@@ -192,7 +203,8 @@ def _global(features: Features, scales, objective, rng):
     rows = dict(weight_rows=features.weight, communication=objective.communication)
     if objective["global"].kind == "sigmoid":
         return contrastive.sigmoid_loss(
-            features.image, features.text, scales["logit_scale"], scales["logit_bias"], **rows)
+            features.image, features.text, scales["logit_scale"], scales["logit_bias"], **rows
+        )
     return contrastive.softmax_loss(features.image, features.text, scales["logit_scale"], **rows)
 
 
@@ -201,7 +213,8 @@ def _lexeme_region(features: Features, scales, objective, rng):
     scale = _region_scale(scales, objective)
     rows = (_flat(array) for array in (features.regions, features.lexemes, valid, features.group))
     loss, metrics = region.pair_loss(
-        *rows, scale, duplicates=objective.lexeme_region.duplicates, communication=objective.communication)
+        *rows, scale, duplicates=objective.lexeme_region.duplicates, communication=objective.communication
+    )
     return loss, metrics | _share(valid, features)
 
 
@@ -214,8 +227,11 @@ def _global_region(features: Features, scales, objective, rng):
     else:
         rows = (_flat(array) for array in (regions, features.region_text, valid, group))
         loss, metrics = region.pair_loss(
-            *rows, _region_scale(scales, objective), duplicates=objective.lexeme_region.duplicates,
-            communication=objective.communication)
+            *rows,
+            _region_scale(scales, objective),
+            duplicates=objective.lexeme_region.duplicates,
+            communication=objective.communication,
+        )
     return loss, metrics | _share(valid, features)
 
 
@@ -224,19 +240,27 @@ def _powerset(features: Features, scales, objective, rng):
     term = objective.powerset
     usable = features.region_mask.any(1) & features.phrase_mask.any(1)
     return powerset.powerset_loss(
-        features.regions, features.region_mask, features.phrases, features.phrase_mask, margin=term.margin,
-        weight_rows=features.weight * usable, rng=rng if term.method == "sampled" else None, method=term.method,
-        temperature=term.temperature, zeta=term.zeta, samples=term.samples, score_norm=term.score_norm,
-        communication=objective.communication)
+        features.regions,
+        features.region_mask,
+        features.phrases,
+        features.phrase_mask,
+        margin=term.margin,
+        weight_rows=features.weight * usable,
+        rng=rng if term.method == "sampled" else None,
+        method=term.method,
+        temperature=term.temperature,
+        zeta=term.zeta,
+        samples=term.samples,
+        score_norm=term.score_norm,
+        communication=objective.communication,
+    )
 
 
-_TERMS = {
-    "global": _global, "lexeme_region": _lexeme_region, "global_region": _global_region, "powerset": _powerset,
-}
+_TERMS = {"global": _global, "lexeme_region": _lexeme_region, "global_region": _global_region, "powerset": _powerset}
 
 
 def _valid_pairs(features: Features, has_target):
-    return features.region_mask[:, :has_target.shape[1]] & has_target & (features.weight > 0)[:, None]
+    return features.region_mask[:, : has_target.shape[1]] & has_target & (features.weight > 0)[:, None]
 
 
 def _region_scale(scales, objective):

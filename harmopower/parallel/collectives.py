@@ -13,12 +13,13 @@ of two ways (`objective.communication`):
 
 Outside a mesh there is one shard and one visit.
 """
+
 import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from harmopower.parallel import rules
@@ -62,7 +63,7 @@ def over_batch(function, rows, shared=()):
     split, whole = PartitionSpec(axes), PartitionSpec()
     # Replication over the `tensor` axis cannot be proved through a ring, and nothing here depends on the proof.
     return jax.shard_map(
-        lambda rows, shared: function(axes, rows, shared), in_specs=(split, whole), out_specs=split, check_vma=False,
+        lambda rows, shared: function(axes, rows, shared), in_specs=(split, whole), out_specs=split, check_vma=False
     )(rows, shared)
 
 
@@ -113,9 +114,7 @@ def _gather(visit, home, guest, guest_sums, axes, combine):
     return home, lax.scan(lambda one, other: (combine(one, other), None), guest_sums, left)[0]
 
 
-def meet(
-    tile, home, home_sums, guest, guest_sums, meeting: Meeting, axes: tuple[str, ...], combine=None,
-):
+def meet(tile, home, home_sums, guest, guest_sums, meeting: Meeting, axes: tuple[str, ...], combine=None):
     """Lets every row of the global batch meet every row, `meeting.block` by `meeting.block` rows at a time.
 
     Args:
@@ -127,6 +126,7 @@ def meet(
     Returns:
       home_sums and guest_sums of this shard, complete over the global batch.
     """
+
     def visit(home_sums, guest, guest_sums):
         # Home blocks outside: what a tile derives from its home block alone is computed once for all guests.
         def home_meets_all(guest_sums, home_block):

@@ -3,6 +3,7 @@
 Several TPU slices or GPU nodes are found by themselves: the slow network between them lies on the axis `data` as far
 as that axis allows, then on `fsdp`. So on 4 nodes of 8 GPUs `fsdp=8` shards parameters inside each node.
 """
+
 import math
 import os
 
@@ -17,8 +18,8 @@ from harmopower.parallel import rules
 def initialize_processes() -> None:
     """Joins the processes of a multi-host run, where the environment says that this is one.
 
-    Slurm steps of several tasks and TPU pods on GKE show in the environment. HARMOPOWER_DISTRIBUTED=1 makes jax find out
-    where nothing shows: on Cloud TPU VMs (launch/tpu_vm.sh sets it). Elsewhere set JAX_COORDINATOR_ADDRESS,
+    Slurm steps of several tasks and TPU pods on GKE show in the environment. HARMOPOWER_DISTRIBUTED=1 makes jax find
+    out where nothing shows: on Cloud TPU VMs (launch/tpu_vm.sh sets it). Elsewhere set JAX_COORDINATOR_ADDRESS,
     JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
     tasks, hosts = os.environ.get("SLURM_STEP_NUM_TASKS", 1), os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
@@ -55,7 +56,7 @@ def arrange(shape: tuple[int, ...], devices):
     between = slow_shape(shape, groups)
     inside = tuple(size // slow for size, slow in zip(shape, between))
     return mesh_utils.create_hybrid_device_mesh(
-        inside, between, devices, process_is_granule=by_process, allow_split_physical_axes=True,
+        inside, between, devices, process_is_granule=by_process, allow_split_physical_axes=True
     )
 
 
@@ -71,7 +72,7 @@ def _check_rows(arranged) -> None:
 
 
 def fast_groups(devices) -> tuple[bool, int]:
-    """Whether the fast network joins the devices of a process (else of a TPU slice or GPU node); how many such groups."""
+    """Whether the fast network joins a process's devices (else those of a TPU slice or GPU node); how many groups."""
     by_process = not hasattr(devices[0], "slice_index")
     return by_process, len({device.process_index if by_process else device.slice_index for device in devices})
 

@@ -3,6 +3,7 @@
 Parameters carry the names on the left (see `harmopower.models`), activations and batches use `BATCH_AXES`. To shard
 differently, change this table and nothing else.
 """
+
 import math
 
 import jax

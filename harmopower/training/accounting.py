@@ -11,6 +11,7 @@ gradient). Two sums of it are told apart: *model* FLOPs are what the method asks
 utilisation is measured by them; *hardware* FLOPs add what is computed again (`model.remat=full`, `accumulate`, the
 losses' tiles).
 """
+
 from typing import NamedTuple
 
 import numpy as np
@@ -98,8 +99,14 @@ def step_flops(config, hardware: bool = False) -> dict[str, float]:
     towers, texts = 3 + again + remat, _region_texts(config, again, remat)
     parts = {"towers": towers * forward_flops(config), "tokens": _tokens(config, again), "region_texts": texts}
     losses = costs.loss_flops(
-        config.objective, config.batch_size, config.data.max_boxes, config.data.max_phrases,
-        presets.get(config.model.preset).shared, text_rows(config), hardware)
+        config.objective,
+        config.batch_size,
+        config.data.max_boxes,
+        config.data.max_phrases,
+        presets.get(config.model.preset).shared,
+        text_rows(config),
+        hardware,
+    )
     return {name: config.batch_size * value for name, value in parts.items() if value} | losses
 
 
@@ -129,8 +136,11 @@ def _region_texts(config, again: int, remat: int) -> float:
     """What the regions' own texts cost a pair; the gradient of crops is stopped, so they cost their forward pass."""
     length = config.data.region_text_length
     reads_tokens = clip.text_pool(config) == "mean" or config.objective.lexeme_region.own_text
-    texts = text_rows(config) / config.data.region_text_every * text_flops(
-        config, length, projected=length if reads_tokens else 1)
+    texts = (
+        text_rows(config)
+        / config.data.region_text_every
+        * text_flops(config, length, projected=length if reads_tokens else 1)
+    )
     crops = config.data.max_boxes * image_flops(config, whole=True) if total.active(config.objective).crops else 0
     return (3 + again + remat) * texts + (1 + again) * crops
 

@@ -3,6 +3,7 @@
 A checkpoint holds two flat tables of arrays, `params` and `optimizer`, whose names are the paths in the state
 (`vision/transformer/blocks/qkv/kernel`), so that other tools can read the parameters without our classes.
 """
+
 import os
 
 from etils import epath
@@ -45,10 +46,13 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)]
         if best:
-            kept.append(policies.BestN(get_metric_fn=lambda found: found[best], n=1,
-                                       keep_checkpoints_without_metrics=False))
+            kept.append(
+                policies.BestN(get_metric_fn=lambda found: found[best], n=1, keep_checkpoints_without_metrics=False)
+            )
         # Orbax wants absolute paths; one with a scheme, such as gs://, is absolute already.
-        self._directory = str(epath.Path(workdir if "://" in str(workdir) else os.path.abspath(workdir)) / "checkpoints")
+        self._directory = str(
+            epath.Path(workdir if "://" in str(workdir) else os.path.abspath(workdir)) / "checkpoints"
+        )
         self._checkpointer = ocp.training.Checkpointer(
             self._directory, preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
         )
@@ -119,7 +123,9 @@ class Checkpoints:
             lines += _differences(stored.get(part) or {}, arrays)
         if lines:
             shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
-            raise CheckpointError(f"the checkpoint of step {step} in {self._directory} does not fit this model: {shown}")
+            raise CheckpointError(
+                f"the checkpoint of step {step} in {self._directory} does not fit this model: {shown}"
+            )
 
 
 def _differences(stored: dict, expected: dict) -> list[str]:
@@ -128,5 +134,7 @@ def _differences(stored: dict, expected: dict) -> list[str]:
     for name in sorted(stored.keys() & expected.keys()):
         there, here = stored[name], expected[name]
         if (tuple(there.shape), there.dtype) != (tuple(here.shape), here.dtype):
-            lines.append(f"{name} is {there.dtype}{list(there.shape)} in the checkpoint, {here.dtype}{list(here.shape)} here")
+            lines.append(
+                f"{name} is {there.dtype}{list(there.shape)} in the checkpoint, {here.dtype}{list(here.shape)} here"
+            )
     return lines

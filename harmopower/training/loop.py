@@ -3,16 +3,16 @@
 1. take the batch of the step, 2. dispatch the update, 3. fetch the metrics of the step *before* (the device is never
 waited for), 4. evaluate and save where they are due, 5. leave if a signal asked for it.
 """
-import time
+
 from collections.abc import Callable
+import time
 
 import jax
 
 from harmopower.parallel import mesh as meshes
-from harmopower.training import accounting
+from harmopower.training import accounting, writers
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
-from harmopower.training import writers
 from harmopower.training.checkpoints import Checkpoints
 from harmopower.training.signals import LateMaximum, StopSignal
 from harmopower.training.step import make_train_step

@@ -1,4 +1,5 @@
 """AdamW as CLIP uses it, or Muon: warm-up, cosine, clipping, and no decay on gains, biases and temperatures."""
+
 import jax
 import optax
 from optax import contrib
@@ -22,7 +23,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
 def _adamw(settings, schedule):
     return optax.adamw(
-        schedule, settings.b1, settings.b2, settings.epsilon, weight_decay=settings.weight_decay, mask=decay_mask,
+        schedule, settings.b1, settings.b2, settings.epsilon, weight_decay=settings.weight_decay, mask=decay_mask
     )
 
 
@@ -33,8 +34,13 @@ def _muon(settings, schedule):
     two are of one order.
     """
     return contrib.muon(
-        schedule, weight_decay=settings.weight_decay, adam_b1=settings.b1, adam_b2=settings.b2, eps=settings.epsilon,
-        muon_weight_dimension_numbers=_block_matrices, consistent_rms=0.2,
+        schedule,
+        weight_decay=settings.weight_decay,
+        adam_b1=settings.b1,
+        adam_b2=settings.b2,
+        eps=settings.epsilon,
+        muon_weight_dimension_numbers=_block_matrices,
+        consistent_rms=0.2,
     )
 
 

@@ -5,6 +5,7 @@ an upper end, because it keeps many bfloat16 values in float32 and fuses less th
 is compiled as `xla`, which stores its probabilities; `cudnn` does not. Tiles of the losses are those of a CPU; on an
 accelerator they take some 100 to 200 MB more.
 """
+
 from collections.abc import Callable, Iterator
 import math
 from typing import NamedTuple
@@ -86,7 +87,8 @@ class Step:
     def memory(self) -> Memory:
         """All parts; compiles the losses alone and the whole step, which can take minutes."""
         return Memory(
-            **self.arguments(), activations=self.activations(), losses=self._losses(), temporary=self.temporary())
+            **self.arguments(), activations=self.activations(), losses=self._losses(), temporary=self.temporary()
+        )
 
     def arguments(self) -> dict[str, int]:
         """The parts of `Memory` that follow from shapes and shardings."""
@@ -95,7 +97,9 @@ class Step:
     def activations(self) -> int:
         """Bytes of what the backward pass of one slice keeps on one device; cutting by `mesh.tensor` is not counted."""
         rows = self.config.batch_size // self.config.accumulate // meshes.batch_shards(self._mesh)
-        batch = self._inputs(rows + -rows % self.config.data.region_text_every)  # whole groups of images that take turns
+        batch = self._inputs(
+            rows + -rows % self.config.data.region_text_every
+        )  # whole groups of images that take turns
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._state.params)
 
         def kept(params, batch):
@@ -140,7 +144,8 @@ class Step:
         """The global batch, sharded, or so many rows of it on one device."""
         place = None if rows else meshes.batch_sharding(self._mesh)
         one = pipeline.empty_batch(
-            self.config.data, 1, grid=self.model.grid, region_text=total.active(self.config.objective).region_text)
+            self.config.data, 1, grid=self.model.grid, region_text=total.active(self.config.objective).region_text
+        )
         return {
             name: jax.ShapeDtypeStruct((rows or self.config.batch_size, *value.shape[1:]), value.dtype, sharding=place)
             for name, value in one.items()
@@ -149,6 +154,7 @@ class Step:
 
 def _bytes(tree) -> int:
     """Bytes a device of a tree of shapes."""
+
     def size(leaf):
         shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
         return math.prod(shape) * leaf.dtype.itemsize
@@ -197,7 +203,7 @@ def plan(config, chip_name: str, make_model: Callable) -> dict:
 
 
 def verdict(memory: Memory, chip: accounting.Chip) -> str:
-    """"yes" if the upper end fits the chip, "no" if not even the lower end does, else "perhaps"."""
+    """ "yes" if the upper end fits the chip, "no" if not even the lower end does, else "perhaps"."""
     limit = USABLE * chip.memory
     return "no" if memory.low > limit else "yes" if memory.high <= limit else "perhaps"
 

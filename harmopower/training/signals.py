@@ -1,4 +1,5 @@
 """Stopping politely: a signal sets a flag, the loop saves at the next step and leaves."""
+
 import functools
 import signal
 

@@ -1,4 +1,5 @@
 """The state of a run: step, parameters, optimizer state, born in shards."""
+
 import flax
 import flax.linen as nn
 import jax

@@ -1,4 +1,5 @@
 """One update: towers, objectives, gradient, optimizer. The only place where data, models and objectives meet."""
+
 import functools
 
 import jax
@@ -156,5 +157,7 @@ def _scales(model: CLIP, params) -> dict:
 
 
 def _clamp_scales(params):
-    clamped = {name: jnp.minimum(params[name], MAX_LOGIT_SCALE) for name in ("logit_scale", "region_scale") if name in params}
+    clamped = {
+        name: jnp.minimum(params[name], MAX_LOGIT_SCALE) for name in ("logit_scale", "region_scale") if name in params
+    }
     return {**params, **clamped}

@@ -1,4 +1,5 @@
 """Where metrics go: JSON lines, CSV, TensorBoard, and a line for the person who watches."""
+
 import csv
 import json
 import math
@@ -103,16 +104,20 @@ class Progress:
         if show and self._console.is_terminal:
             progress = rich.progress
             self._bar = progress.Progress(
-                progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"), progress.BarColumn(),
-                progress.TextColumn("{task.fields[text]}"), console=self._console,
+                progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+                progress.BarColumn(),
+                progress.TextColumn("{task.fields[text]}"),
+                console=self._console,
             )
             self._bar.start()
             self._task = self._bar.add_task("training", total=total_steps, completed=start_step, text="compiling")
 
     def update(self, step: int, metrics: dict[str, float], seconds_left: float) -> None:
         """Shows loss, examples a second and the time left."""
-        text = f"loss {metrics['loss/total']:.4f}  {metrics['examples_per_second']:.0f} examples/s  " \
-               f"{_duration(seconds_left)} left"
+        text = (
+            f"loss {metrics['loss/total']:.4f}  {metrics['examples_per_second']:.0f} examples/s  "
+            f"{_duration(seconds_left)} left"
+        )
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
         elif self._show:

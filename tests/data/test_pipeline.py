@@ -1,4 +1,5 @@
 """Pipeline: a batch is a function of (seed, step); bad records are rows of weight 0, counted and named."""
+
 import ast
 import io
 import itertools
@@ -36,8 +37,14 @@ def _example(index: int, **changes) -> dict:
         {"box": [0.2, 0.2, 0.7, 0.7], "caption": -1, "start": -1, "end": -1, "text": "", "label": ""},
     ]
     phrases = [{"caption": 0, "start": start, "end": end, "label": "NP"} for start, end in [(0, 32), (0, 12), (19, 32)]]
-    return {"id": f"r{index}", "image": _image(index), "captions": CAPTIONS, "phrases": phrases, "regions": regions,
-            "negatives": []} | changes
+    return {
+        "id": f"r{index}",
+        "image": _image(index),
+        "captions": CAPTIONS,
+        "phrases": phrases,
+        "regions": regions,
+        "negatives": [],
+    } | changes
 
 
 class _List:
@@ -88,9 +95,15 @@ def _make(source, tokenizer, **changes):
 def test_shapes_and_types(source, tokenizer):
     batch = _make(source, tokenizer, region_text=True).batch(0)
     assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
-        "image": ((8, 16, 16, 3), "uint8"), "tokens": ((8, 12), "int32"), "phrases": ((8, 4, 12), "bool"),
-        "boxes": ((8, 3, 4), "float32"), "box_valid": ((8, 3), "bool"), "box_phrase": ((8, 3), "int32"),
-        "box_group": ((8, 3), "int32"), "box_tokens": ((8, 3, 6), "int32"), "weight": ((8,), "float32"),
+        "image": ((8, 16, 16, 3), "uint8"),
+        "tokens": ((8, 12), "int32"),
+        "phrases": ((8, 4, 12), "bool"),
+        "boxes": ((8, 3, 4), "float32"),
+        "box_valid": ((8, 3), "bool"),
+        "box_phrase": ((8, 3), "int32"),
+        "box_group": ((8, 3), "int32"),
+        "box_tokens": ((8, 3, 6), "int32"),
+        "weight": ((8,), "float32"),
     }
     assert (batch["weight"] == 1).all()
     assert "box_tokens" not in _make(source, tokenizer).batch(0)
@@ -99,7 +112,7 @@ def test_shapes_and_types(source, tokenizer):
 def test_every_example_once_an_epoch_and_each_epoch_anew(source, tokenizer):
     maker = _make(source, tokenizer, min_crop_area=1.0)
     stream = list(itertools.chain.from_iterable(_numbers(maker.batch(step)) for step in range(9)))
-    epochs = [stream[i * COUNT:(i + 1) * COUNT] for i in range(3)]
+    epochs = [stream[i * COUNT : (i + 1) * COUNT] for i in range(3)]
     assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert epochs[0] != sorted(epochs[0])
@@ -159,6 +172,7 @@ def test_only_what_is_asked_for_is_read(tokenizer):
 
 # ---- What a row says ----
 
+
 def _row(tokenizer, example, **changes):
     maker = _make(_List([example]), tokenizer, batch_size=1, min_crop_area=1.0, region_text=True, **changes)
     return {name: value[0] for name, value in maker.batch(0).items()}
@@ -169,8 +183,12 @@ def _signed_crc(text):
 
 
 def test_regions_phrases_and_texts_are_linked(tokenizer):
-    row = _row(tokenizer, _example(0, captions=CAPTIONS[:1], regions=[
-        region for region in _example(0)["regions"] if region["caption"] < 1]))
+    row = _row(
+        tokenizer,
+        _example(
+            0, captions=CAPTIONS[:1], regions=[region for region in _example(0)["regions"] if region["caption"] < 1]
+        ),
+    )
     assert row["box_valid"].tolist() == [True, True, True]
     np.testing.assert_allclose(row["boxes"][:, 0], [0.0, 0.0, 0.2], atol=1e-6)
     assert row["box_phrase"].tolist() == [1, -1, -1]
@@ -197,8 +215,10 @@ def test_regions_of_another_caption_are_not_used(tokenizer):
 
 
 def test_too_many_boxes_are_drawn_without_replacement(tokenizer):
-    boxes = [{"box": [i / 10, 0.0, i / 10 + 0.1, 1.0], "caption": -1, "start": -1, "end": -1, "text": "", "label": ""}
-             for i in range(10)]
+    boxes = [
+        {"box": [i / 10, 0.0, i / 10 + 0.1, 1.0], "caption": -1, "start": -1, "end": -1, "text": "", "label": ""}
+        for i in range(10)
+    ]
     maker = _make(_List([_example(0, regions=boxes)]), tokenizer, batch_size=64, min_crop_area=1.0)
     tops = maker.batch(0)["boxes"][:, :, 0].round(3)
     assert all(len(set(row)) == 3 for row in tops.tolist())
@@ -206,7 +226,9 @@ def test_too_many_boxes_are_drawn_without_replacement(tokenizer):
 
 
 def test_only_some_region_texts_are_encoded(tokenizer):
-    maker = _make(_List([_example(0)]), tokenizer, batch_size=32, region_text=True, max_region_texts=1, min_crop_area=1.0)
+    maker = _make(
+        _List([_example(0)]), tokenizer, batch_size=32, region_text=True, max_region_texts=1, min_crop_area=1.0
+    )
     batch = maker.batch(0)
     assert batch["box_tokens"].shape == (32, 1, 6)
     first = {int(group): tuple(row) for group, row in zip(batch["box_group"][:, 0], batch["box_tokens"][:, 0])}
@@ -282,22 +304,36 @@ def test_other_errors_are_not_swallowed(tokenizer):
 
 # ---- Set-up ----
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(process_count=3), "batch_size 8 does not divide over 3 hosts; set config.batch_size"),
-    (dict(regions="none"), "config.data.regions is 'none'"),
-    (dict(regions="random"), "grid"),
-    (dict(min_crop_area=0.0), "config.data.min_crop_area is 0.0"),
-    (dict(context_length=2), "config.data.context_length is 2"),
-])
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(process_count=3), "batch_size 8 does not divide over 3 hosts; set config.batch_size"),
+        (dict(regions="none"), "config.data.regions is 'none'"),
+        (dict(regions="random"), "grid"),
+        (dict(min_crop_area=0.0), "config.data.min_crop_area is 0.0"),
+        (dict(context_length=2), "config.data.context_length is 2"),
+    ],
+)
 def test_impossible_options_are_refused(source, tokenizer, changes, words):
     with pytest.raises(ValueError, match=words):
         _make(source, tokenizer, **changes)
 
 
 def test_from_config(directory, source, tokenizer):
-    data = ConfigDict(OPTIONS | dict(
-        source=str(directory), split="train", tokenizer="", regions="boxes", min_crop_area=0.4, workers=0, threads=1,
-        max_bad_fraction=0.01))
+    data = ConfigDict(
+        OPTIONS
+        | dict(
+            source=str(directory),
+            split="train",
+            tokenizer="",
+            regions="boxes",
+            min_crop_area=0.4,
+            workers=0,
+            threads=1,
+            max_bad_fraction=0.01,
+        )
+    )
     made = pipeline.from_config(data, seed=5, batch_size=8, region_text=True)
     _equal(made.batch(2), _make(source, tokenizer, region_text=True).batch(2))
 
@@ -328,7 +364,7 @@ def test_groups_stay_together_and_are_shuffled(tokenizer):
     source = _List([_example(index) for index in range(24)])
     maker = _make(source, tokenizer, group_size=4)
     epoch = [number for step in range(3) for number in _numbers(maker.batch(step))]
-    groups = [tuple(epoch[start:start + 4]) for start in range(0, 24, 4)]
+    groups = [tuple(epoch[start : start + 4]) for start in range(0, 24, 4)]
     assert all(group == tuple(range(group[0], group[0] + 4)) and group[0] % 4 == 0 for group in groups)
     assert sorted(epoch) == list(range(24)) and groups != sorted(groups)
     with pytest.raises(ValueError, match="group_size 5 must divide the 24 examples"):

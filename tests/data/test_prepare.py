@@ -1,4 +1,5 @@
 """tools.prepare: finished folders are skipped, half-finished ones redone, bad lines named, user errors are one line."""
+
 import io
 import json
 
@@ -11,8 +12,12 @@ from harmopower.data.tokenize import Tokenizer
 from tools import prepare
 
 TREE = "(NP (NP (DT a) (NN dog)) (PP (IN on) (NP (DT a) (NN sofa))))"
-GOOD = {"image": "a.png", "caption": "a dog on a sofa", "tree": TREE,
-        "boxes": [{"box": [0.3, 0.1, 0.9, 0.6], "span": [0, 5], "label": "dog"}, {"box": [0, 0, 1, 1], "text": "sofa"}]}
+GOOD = {
+    "image": "a.png",
+    "caption": "a dog on a sofa",
+    "tree": TREE,
+    "boxes": [{"box": [0.3, 0.1, 0.9, 0.6], "span": [0, 5], "label": "dog"}, {"box": [0, 0, 1, 1], "text": "sofa"}],
+}
 
 
 @pytest.fixture
@@ -29,18 +34,28 @@ def folder(tmp_path):
 def _run(folder, lines, *more) -> int:
     text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
     (folder / "own.jsonl").write_text(text)
-    return prepare.main(["jsonl", "--input", str(folder / "own.jsonl"), "--output", str(folder / "out"),
-                         "--vocab-size", "300", *more])
+    return prepare.main(
+        ["jsonl", "--input", str(folder / "own.jsonl"), "--output", str(folder / "out"), "--vocab-size", "300", *more]
+    )
 
 
 def test_jsonl_becomes_records_and_a_tokenizer(folder, capsys):
-    two = {"image": "a.png", "id": "two", "captions": ["ein Hund", "a dog on a sofa"], "trees": [None, TREE],
-           "boxes": [{"box": [0, 0, 0.5, 0.5], "caption": 1, "span": [9, 15]}]}
+    two = {
+        "image": "a.png",
+        "id": "two",
+        "captions": ["ein Hund", "a dog on a sofa"],
+        "trees": [None, TREE],
+        "boxes": [{"box": [0, 0, 0.5, 0.5], "caption": 1, "span": [9, 15]}],
+    }
     assert _run(folder, [GOOD, "", two]) == 0
     first, second = records.read(folder / "out", "train")
     assert (first["id"], second["id"]) == ("1", "two")
     assert [(p["start"], p["end"], p["label"]) for p in first["phrases"]] == [
-        (0, 15, "NP"), (0, 5, "NP"), (6, 15, "PP"), (9, 15, "NP")]
+        (0, 15, "NP"),
+        (0, 5, "NP"),
+        (6, 15, "PP"),
+        (9, 15, "NP"),
+    ]
     np.testing.assert_allclose(first["regions"][0].pop("box"), [0.3, 0.1, 0.9, 0.6], atol=1e-6)
     assert first["regions"][0] == {"caption": 0, "start": 0, "end": 5, "text": "", "label": "dog"}
     assert first["regions"][1]["text"] == "sofa" and first["regions"][1]["caption"] == -1
@@ -50,26 +65,32 @@ def test_jsonl_becomes_records_and_a_tokenizer(folder, capsys):
     assert "2 of 2 lines used" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line, words", [
-    ("{broken", "not JSON"),
-    ({"caption": "a"}, "field image"),
-    ({"image": "absent.png", "caption": "a"}, "field image: "),
-    ({"image": "broken.png", "caption": "a"}, "cannot be decoded"),
-    ({"image": "a.png"}, "field caption"),
-    ({"image": "a.png", "caption": 3}, "field caption: it must be text, not 3"),
-    ({"image": "a.png", "caption": "a", "captions": ["a"]}, "not both"),
-    ({"image": "a.png", "caption": " "}, "captions[0] is empty"),
-    ({"image": "a.png", "caption": "a", "tree": "(NP (DT b))"}, "field tree: the tree has 'b'"),
-    ({"image": "a.png", "caption": "a", "trees": ["(DT a)", None]}, "2 trees for 1 captions"),
-    ({"image": "a.png", "caption": "a", "box": []}, "field box: unknown"),
-    ({"image": "a.png", "caption": "a", "boxes": [[0, 0, 1, 1]]}, "field boxes[0]: it must be like"),
-    ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1]}]}, "field boxes[0].box"),
-    ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 300, 1]}]}, "regions[0].box [0.0, 0.0, 300.0, 1.0]"),
-    ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "span": "a"}]}, "field boxes[0].span"),
-    ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "span": [0, 2]}]}, "0 to 2"),
-    ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "lable": "a"}]}, "boxes[0].lable: unknown"),
-    ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "text": 1}]}, "field boxes[0].text"),
-])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("{broken", "not JSON"),
+        ({"caption": "a"}, "field image"),
+        ({"image": "absent.png", "caption": "a"}, "field image: "),
+        ({"image": "broken.png", "caption": "a"}, "cannot be decoded"),
+        ({"image": "a.png"}, "field caption"),
+        ({"image": "a.png", "caption": 3}, "field caption: it must be text, not 3"),
+        ({"image": "a.png", "caption": "a", "captions": ["a"]}, "not both"),
+        ({"image": "a.png", "caption": " "}, "captions[0] is empty"),
+        ({"image": "a.png", "caption": "a", "tree": "(NP (DT b))"}, "field tree: the tree has 'b'"),
+        ({"image": "a.png", "caption": "a", "trees": ["(DT a)", None]}, "2 trees for 1 captions"),
+        ({"image": "a.png", "caption": "a", "box": []}, "field box: unknown"),
+        ({"image": "a.png", "caption": "a", "boxes": [[0, 0, 1, 1]]}, "field boxes[0]: it must be like"),
+        ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1]}]}, "field boxes[0].box"),
+        (
+            {"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 300, 1]}]},
+            "regions[0].box [0.0, 0.0, 300.0, 1.0]",
+        ),
+        ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "span": "a"}]}, "field boxes[0].span"),
+        ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "span": [0, 2]}]}, "0 to 2"),
+        ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "lable": "a"}]}, "boxes[0].lable: unknown"),
+        ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "text": 1}]}, "field boxes[0].text"),
+    ],
+)
 def test_bad_lines_are_named_and_left_out(folder, capsys, line, words):
     assert _run(folder, [GOOD, line]) == 0
     printed = capsys.readouterr()
@@ -112,8 +133,21 @@ def test_finished_is_skipped_and_unfinished_redone(folder, capsys):
 
 
 def test_scenes_with_their_tokenizer(tmp_path, capsys):
-    arguments = ["scenes", "--output", str(tmp_path), "--train", "12", "--test", "0", "--test-unseen", "0",
-                 "--image-size", "32", "--vocab-size", "300"]
+    arguments = [
+        "scenes",
+        "--output",
+        str(tmp_path),
+        "--train",
+        "12",
+        "--test",
+        "0",
+        "--test-unseen",
+        "0",
+        "--image-size",
+        "32",
+        "--vocab-size",
+        "300",
+    ]
     assert prepare.main(arguments) == 0
     source = records.read(tmp_path, "train")
     assert len(source) == 12
@@ -126,13 +160,16 @@ def test_scenes_with_their_tokenizer(tmp_path, capsys):
     assert "is prepared already" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["scenes", "--output", "{out}", "--train", "0"], "--train is 0; it must be at least 1"),
-    (["jsonl", "--output", "{out}", "--input", "/absent.jsonl"], "--input /absent.jsonl is not a file"),
-    (["jsonl", "--output", "{out}", "--input", "{file}", "--test-fraction", "1.5"], "--test-fraction is 1.5"),
-    (["scenes", "--output", "{file}"], "{file}"),
-    (["scenes", "--output", "{out}", "--vocab-size", "100"], "--vocab-size is 100; it must be at least 259"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["scenes", "--output", "{out}", "--train", "0"], "--train is 0; it must be at least 1"),
+        (["jsonl", "--output", "{out}", "--input", "/absent.jsonl"], "--input /absent.jsonl is not a file"),
+        (["jsonl", "--output", "{out}", "--input", "{file}", "--test-fraction", "1.5"], "--test-fraction is 1.5"),
+        (["scenes", "--output", "{file}"], "{file}"),
+        (["scenes", "--output", "{out}", "--vocab-size", "100"], "--vocab-size is 100; it must be at least 259"),
+    ],
+)
 def test_user_errors_are_one_line_and_code_2(folder, capsys, arguments, words):
     names = {"out": folder / "out", "file": folder / "a.png"}
     assert prepare.main([argument.format(**names) for argument in arguments]) == 2
@@ -140,8 +177,9 @@ def test_user_errors_are_one_line_and_code_2(folder, capsys, arguments, words):
     assert words.format(**names) in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments, code", [(["--help"], 0), (["scenes", "--help"], 0), (["jsonl", "--help"], 0),
-                                             (["scenes"], 2), ([], 2)])
+@pytest.mark.parametrize(
+    "arguments, code", [(["--help"], 0), (["scenes", "--help"], 0), (["jsonl", "--help"], 0), (["scenes"], 2), ([], 2)]
+)
 def test_help_has_an_example(capsys, arguments, code):
     with pytest.raises(SystemExit) as stopped:
         prepare.main(arguments)

@@ -1,4 +1,5 @@
 """Records: what is written comes back, what is wrong is named, what is missing is explained."""
+
 import io
 import pickle
 import subprocess
@@ -102,20 +103,23 @@ def _region(**changes) -> list[dict]:
     return [_example()["regions"][0] | changes]
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"captions": [], "phrases": [], "regions": [], "negatives": []}, ["no caption"]),
-    ({"captions": ["a red circle", "  "]}, ["captions[1] is empty", "'  '"]),
-    ({"regions": _region(box=[0.0, 0.0, 1.5, 1.0])}, ["regions[0].box", "1.5", "0 to 1"]),
-    ({"regions": _region(box=[0.0, float("nan"), 1.0, 1.0])}, ["regions[0].box", "nan"]),
-    ({"regions": _region(box=[0.5, 0.1, 0.2, 0.3])}, ["regions[0].box", "empty", "0.5", "0.2"]),
-    ({"regions": _region(end=13)}, ["regions[0]", "2 to 13", "0 to 12"]),
-    ({"regions": _region(caption=2)}, ["regions[0]", "caption 2", "2 captions"]),
-    ({"regions": _region(start=-1)}, ["regions[0]", "-1 to 12"]),
-    ({"phrases": [{"caption": 0, "start": 4, "end": 4, "label": "NP"}]}, ["phrases[0]", "4 to 4"]),
-    ({"negatives": [{"caption": -1, "kind": "x", "text": "y"}]}, ["negatives[0]", "caption -1"]),
-    ({"image": _image()[:40]}, ["image", "40 bytes", "cannot be decoded"]),
-    ({"image": b""}, ["image", "0 bytes"]),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"captions": [], "phrases": [], "regions": [], "negatives": []}, ["no caption"]),
+        ({"captions": ["a red circle", "  "]}, ["captions[1] is empty", "'  '"]),
+        ({"regions": _region(box=[0.0, 0.0, 1.5, 1.0])}, ["regions[0].box", "1.5", "0 to 1"]),
+        ({"regions": _region(box=[0.0, float("nan"), 1.0, 1.0])}, ["regions[0].box", "nan"]),
+        ({"regions": _region(box=[0.5, 0.1, 0.2, 0.3])}, ["regions[0].box", "empty", "0.5", "0.2"]),
+        ({"regions": _region(end=13)}, ["regions[0]", "2 to 13", "0 to 12"]),
+        ({"regions": _region(caption=2)}, ["regions[0]", "caption 2", "2 captions"]),
+        ({"regions": _region(start=-1)}, ["regions[0]", "-1 to 12"]),
+        ({"phrases": [{"caption": 0, "start": 4, "end": 4, "label": "NP"}]}, ["phrases[0]", "4 to 4"]),
+        ({"negatives": [{"caption": -1, "kind": "x", "text": "y"}]}, ["negatives[0]", "caption -1"]),
+        ({"image": _image()[:40]}, ["image", "40 bytes", "cannot be decoded"]),
+        ({"image": b""}, ["image", "0 bytes"]),
+    ],
+)
 def test_check_names_what_is_wrong(changes, words):
     problems = records.check(_example("000042", **changes))
     assert len(problems) == 1

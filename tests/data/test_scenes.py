@@ -1,4 +1,5 @@
 """Scenes: deterministic, true captions, exact trees and boxes, negatives that are false."""
+
 import io
 import itertools
 import re
@@ -45,7 +46,7 @@ def test_records_are_sound(train, tests):
 def test_a_region_links_to_the_words_that_name_it(train, tests):
     for example in every(train, tests):
         for region in example["regions"]:
-            words = example["captions"][0][region["start"]:region["end"]].split()
+            words = example["captions"][0][region["start"] : region["end"]].split()
             colour, shape = region["label"].split()
             assert shape in words and not set(words) & (set(scene_world.SHAPES) - {shape}), (words, region)
             assert not set(words) & (set(scene_world.COLOURS) - {colour}), (words, region)
@@ -53,7 +54,7 @@ def test_a_region_links_to_the_words_that_name_it(train, tests):
 
 def test_phrases_are_the_constituents_of_the_tree():
     for index in range(100):
-        scene, statement, *_ = scenes._plan("train", index, 0, 0)
+        _scene, statement, *_ = scenes._plan("train", index, 0, 0)
         node = scene_grammar.tree(statement)
         caption = scene_grammar.text(node)
         spans = trees.spans_from_penn(scene_grammar.penn(node), caption)
@@ -74,7 +75,7 @@ def test_captions_are_true_and_relations_clear():
 
 def test_boxes_are_tight_around_what_is_visible():
     for index in range(60):
-        scene, _, order, rng = scenes._plan("test", 300 + index, 0, 0)
+        scene, _, _order, rng = scenes._plan("test", 300 + index, 0, 0)
         _, visible = scene_drawing.draw(scene, 64, rng)
         for cover in visible:
             y0, x0, y1, x1 = np.round(scene_drawing.visible_box(cover) * 64).astype(int)
@@ -107,8 +108,10 @@ def test_negatives_cannot_be_told_by_an_odd_combination_of_words(tests):
     unseen = [" ".join(pair) for pair in scene_world.UNSEEN_PAIRS]
     texts = [negative["text"] for example in tests["test"] for negative in example["negatives"]]
     assert len(texts) > 500 and not [text for text in texts if any(pair in text for pair in unseen)]
-    holders = [re.search(r"(?:inside|within) an? (?:\w+ )*?(circle|square|triangle|star|bar|cross|ring|moon)", text)
-               for text in texts]
+    holders = [
+        re.search(r"(?:inside|within) an? (?:\w+ )*?(circle|square|triangle|star|bar|cross|ring|moon)", text)
+        for text in texts
+    ]
     found = {holder.group(1) for holder in holders if holder}
     assert "circle" in found and not found & {"moon", "bar"}
 
@@ -129,15 +132,18 @@ def test_negatives_are_false_of_the_scene():
 
 def candidates(statement):
     makers = (
-        scene_grammar._swapped_attributes, scene_grammar._swapped_objects, scene_grammar._replaced_attributes,
-        scene_grammar._replaced_objects, scene_grammar._replaced_relations,
+        scene_grammar._swapped_attributes,
+        scene_grammar._swapped_objects,
+        scene_grammar._replaced_attributes,
+        scene_grammar._replaced_objects,
+        scene_grammar._replaced_relations,
     )
     return itertools.chain.from_iterable(make(statement) for make in makers)
 
 
 def test_retrieval_candidates_can_be_told_apart(tests):
     for examples in tests.values():
-        captions = [example["captions"][0] for example in examples[:scenes.DISTINCT]]
+        captions = [example["captions"][0] for example in examples[: scenes.DISTINCT]]
         assert len(set(captions)) == len(captions) == 256
 
 

@@ -1,8 +1,10 @@
 """Tokenizer: the layout of ids, offsets in characters, spans to token masks."""
+
 import json
 import pickle
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import tokenizers
@@ -27,7 +29,10 @@ def test_layout(tokenizer):
     ids, offsets, words = _words(tokenizer, "A red circle", 8)
     assert words == ["A", "red", "circle"]
     assert (tokenizer.sot_id, tokenizer.eot_id, tokenizer.pad_id) == (
-        tokenizer.vocab_size - 2, tokenizer.vocab_size - 1, 0)
+        tokenizer.vocab_size - 2,
+        tokenizer.vocab_size - 1,
+        0,
+    )
     assert ids.dtype == offsets.dtype == np.int32
     assert ids[0] == tokenizer.sot_id and ids[4] == tokenizer.eot_id and np.argmax(ids) == 4
     assert (ids[5:] == 0).all() and (ids[1:4] > 0).all()
@@ -118,16 +123,24 @@ def test_span_mask_takes_the_tokens_of_the_span(tokenizer):
     _, offsets = tokenizer.encode(text, 16)
     masks = span_mask(offsets, [(0, 12), (12, 18), (21, 32), (3, 4), (12, 13)])
     assert [_covered(text, offsets, mask) for mask in masks] == [
-        ["a", "red", "circle"], ["above"], ["blue", "square"], ["red"], []]
+        ["a", "red", "circle"],
+        ["above"],
+        ["blue", "square"],
+        ["red"],
+        [],
+    ]
 
 
-@pytest.mark.parametrize("text, span", [
-    ("the café near 犬と猫 now", (14, 17)),
-    ("the café near", (4, 8)),
-    ("İstanbul red", (0, 8)),  # lower case is one character longer
-    ("a 👩‍🚀 red circle", (2, 5)),
-    ("ﬁne red", (4, 7)),
-])
+@pytest.mark.parametrize(
+    "text, span",
+    [
+        ("the café near 犬と猫 now", (14, 17)),
+        ("the café near", (4, 8)),
+        ("İstanbul red", (0, 8)),  # lower case is one character longer
+        ("a 👩‍🚀 red circle", (2, 5)),
+        ("ﬁne red", (4, 7)),
+    ],
+)
 def test_span_mask_on_other_scripts(tokenizer, text, span):
     _, offsets = tokenizer.encode(text, 64)
     mask = span_mask(offsets, [span])[0]
@@ -142,7 +155,7 @@ def test_span_mask_covers_exactly_the_characters(tokenizer, text, data):
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
     mask = span_mask(offsets, [(start, end)])[0]
-    inside = (np.maximum(offsets[:, 0], start) < np.minimum(offsets[:, 1], end))
+    inside = np.maximum(offsets[:, 0], start) < np.minimum(offsets[:, 1], end)
     assert np.array_equal(mask, inside)
     covered = {i for first, last in offsets[mask] for i in range(first, last)}
     assert all(text[i].isspace() or i in covered for i in range(start, end))

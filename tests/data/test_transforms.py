@@ -1,4 +1,5 @@
 """Transforms: every kind of image becomes RGB, and a box still frames what it framed."""
+
 import io
 
 import numpy as np
@@ -15,10 +16,19 @@ def _encoded(image: Image.Image, kind="PNG", **how) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("mode, color, kind", [
-    ("RGB", (255, 0, 0), "PNG"), ("RGBA", (255, 0, 0, 255), "PNG"), ("P", 3, "PNG"), ("L", 200, "PNG"),
-    ("LA", (200, 255), "PNG"), ("1", 1, "PNG"), ("CMYK", (0, 255, 255, 0), "JPEG"), ("L", 200, "JPEG"),
-])
+@pytest.mark.parametrize(
+    "mode, color, kind",
+    [
+        ("RGB", (255, 0, 0), "PNG"),
+        ("RGBA", (255, 0, 0, 255), "PNG"),
+        ("P", 3, "PNG"),
+        ("L", 200, "PNG"),
+        ("LA", (200, 255), "PNG"),
+        ("1", 1, "PNG"),
+        ("CMYK", (0, 255, 255, 0), "JPEG"),
+        ("L", 200, "JPEG"),
+    ],
+)
 def test_decode_gives_rgb(mode, color, kind):
     image = transforms.decode(_encoded(Image.new(mode, (6, 4), color), kind))
     assert image.mode == "RGB" and image.size == (6, 4)
@@ -27,7 +37,7 @@ def test_decode_gives_rgb(mode, color, kind):
 def test_broken_images_are_record_errors():
     rng = np.random.default_rng(0)
     whole = _encoded(Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)), "JPEG")
-    for data in (b"", b"text", whole[:len(whole) // 2], whole[:20]):
+    for data in (b"", b"text", whole[: len(whole) // 2], whole[:20]):
         with pytest.raises(RecordError, match=f"{len(data)} bytes.*cannot be decoded"):
             transforms.decode(data)
 
@@ -59,7 +69,7 @@ def test_boxes_move_with_the_crop():
         box = np.array([y0, x0, y0 + rng.uniform(0.2, 0.4), x0 + rng.uniform(0.2, 0.4)])
         corners = np.round(box * [height, width, height, width]).astype(int)
         pixels = np.zeros((height, width, 3), np.uint8)
-        pixels[corners[0]:corners[2], corners[1]:corners[3]] = 255
+        pixels[corners[0] : corners[2], corners[1] : corners[3]] = 255
         window = transforms.random_window(rng, 0.3)
         moved, kept = transforms.move_boxes([corners / [height, width, height, width]], window, size)
         painted = transforms.crop_and_resize(Image.fromarray(pixels), window, size)[..., 0] > 127

@@ -1,5 +1,7 @@
 """Trees: known brackets give known spans; every kind of broken tree is refused at its place."""
-from hypothesis import given, settings, strategies as st
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 
 from harmopower.data.trees import TreeError, spans_from_penn
@@ -12,12 +14,19 @@ def _texts(tree, caption):
 def test_nested_constituents_outer_first():
     tree = "(NP (NP (DT a) (JJ red) (NN circle)) (PP (IN above) (NP (DT a) (NN square))))"
     assert spans_from_penn(tree, "a red circle above a square") == [
-        (0, 27, "NP"), (0, 12, "NP"), (13, 27, "PP"), (19, 27, "NP")]
+        (0, 27, "NP"),
+        (0, 12, "NP"),
+        (13, 27, "PP"),
+        (19, 27, "NP"),
+    ]
 
 
 def test_unary_chain_keeps_the_outermost_and_one_word_phrases_stay():
     assert _texts("(ROOT (S (NP (NNS dogs)) (VP (VBP sleep))))", "dogs sleep") == [
-        ("dogs sleep", "ROOT"), ("dogs", "NP"), ("sleep", "VP")]
+        ("dogs sleep", "ROOT"),
+        ("dogs", "NP"),
+        ("sleep", "VP"),
+    ]
 
 
 def test_outer_bracket_without_label():
@@ -26,7 +35,9 @@ def test_outer_bracket_without_label():
 
 def test_words_without_tags():
     assert _texts("(NP a (ADJP very red) circle)", "a very red circle") == [
-        ("a very red circle", "NP"), ("very red", "ADJP")]
+        ("a very red circle", "NP"),
+        ("very red", "ADJP"),
+    ]
 
 
 def test_root_over_one_word():
@@ -38,41 +49,48 @@ def test_traces_cover_nothing():
     assert _texts(tree, "stop now") == [("stop now", "S"), ("now", "ADVP")]
 
 
-@pytest.mark.parametrize("words, caption", [
-    ("(-LRB- -LRB-) (NN dog) (-RRB- -RRB-)", "(dog)"),
-    ("(X -LSB-) (NN dog) (X -RSB-)", "[dog]"),
-    ("(X -LCB-) (NN dog) (X -RCB-)", "{ dog }"),
-    ("(`` ``) (NN dog) ('' '')", '"dog"'),
-    ("(`` ``) (NN dog) ('' '')", "“dog”"),
-    ("(`` ``) (NN dog) ('' '')", "``dog''"),
-    ("(NN dog) (POS 's) (NN tail)", "dog’s tail"),
-    (r"(CD 1\/2) (NN dog)", "1/2 dog"),
-    (r"(SYM \*) (NN dog)", "* dog"),
-    ("(MD ca) (RB n't) (VB sleep)", "can't sleep"),
-    ("(NN dog) (: ...) (: --) (NN cat)", "dog… – cat"),
-    ("(NN dog) (: ...) (: --) (NN cat)", "dog ... -- cat"),
-    ("(NN café) (NN 犬)", "  café \n 犬 "),
-    ("(NN -LRB-) (NN dog)", "-LRB- dog"),
-])
+@pytest.mark.parametrize(
+    "words, caption",
+    [
+        ("(-LRB- -LRB-) (NN dog) (-RRB- -RRB-)", "(dog)"),
+        ("(X -LSB-) (NN dog) (X -RSB-)", "[dog]"),
+        ("(X -LCB-) (NN dog) (X -RCB-)", "{ dog }"),
+        ("(`` ``) (NN dog) ('' '')", '"dog"'),
+        ("(`` ``) (NN dog) ('' '')", "“dog”"),
+        ("(`` ``) (NN dog) ('' '')", "``dog''"),
+        ("(NN dog) (POS 's) (NN tail)", "dog’s tail"),
+        (r"(CD 1\/2) (NN dog)", "1/2 dog"),
+        (r"(SYM \*) (NN dog)", "* dog"),
+        ("(MD ca) (RB n't) (VB sleep)", "can't sleep"),
+        ("(NN dog) (: ...) (: --) (NN cat)", "dog… – cat"),
+        ("(NN dog) (: ...) (: --) (NN cat)", "dog ... -- cat"),
+        ("(NN café) (NN 犬)", "  café \n 犬 "),
+        ("(NN -LRB-) (NN dog)", "-LRB- dog"),
+    ],
+)
 def test_escapes_quotes_and_white_space(words, caption):
     assert spans_from_penn(f"(NP {words})", caption) == [
-        (len(caption) - len(caption.lstrip()), len(caption.rstrip()), "NP")]
+        (len(caption) - len(caption.lstrip()), len(caption.rstrip()), "NP")
+    ]
 
 
-@pytest.mark.parametrize("tree, caption, position, words", [
-    ("", "a", 0, "no tree"),
-    ("a dog", "a dog", 0, "outside"),
-    ("(NP (DT a) (NN dog)", "a dog", 0, "never closed"),
-    ("(NP (DT a) (NN dog)))", "a dog", 20, "outside"),
-    ("(NP (DT a)) (NP (NN dog))", "a dog", 12, "outside"),
-    ("(NP (DT a) (NN))", "a", 11, "'NN' is empty"),
-    ("(NP ((DT a)) (NN dog))", "a dog", 4, "no label"),
-    ("()", "a", 0, "empty"),
-    ("(S (NP (-NONE- *)))", "", 0, "no words"),
-    ("(NP (DT a) (NN cat))", "a dog", 2, "'cat' (character 15 of the tree) where the caption has 'dog'"),
-    ("(NP (DT a) (NN dog))", "a dog sleeps", 6, "goes on with 'sleeps'"),
-    ("(NP (DT a) (NN dog))", "a", 1, "where the caption has ''"),
-])
+@pytest.mark.parametrize(
+    "tree, caption, position, words",
+    [
+        ("", "a", 0, "no tree"),
+        ("a dog", "a dog", 0, "outside"),
+        ("(NP (DT a) (NN dog)", "a dog", 0, "never closed"),
+        ("(NP (DT a) (NN dog)))", "a dog", 20, "outside"),
+        ("(NP (DT a)) (NP (NN dog))", "a dog", 12, "outside"),
+        ("(NP (DT a) (NN))", "a", 11, "'NN' is empty"),
+        ("(NP ((DT a)) (NN dog))", "a dog", 4, "no label"),
+        ("()", "a", 0, "empty"),
+        ("(S (NP (-NONE- *)))", "", 0, "no words"),
+        ("(NP (DT a) (NN cat))", "a dog", 2, "'cat' (character 15 of the tree) where the caption has 'dog'"),
+        ("(NP (DT a) (NN dog))", "a dog sleeps", 6, "goes on with 'sleeps'"),
+        ("(NP (DT a) (NN dog))", "a", 1, "where the caption has ''"),
+    ],
+)
 def test_errors_tell_the_position(tree, caption, position, words):
     with pytest.raises(TreeError) as error:
         spans_from_penn(tree, caption)
@@ -81,9 +99,11 @@ def test_errors_tell_the_position(tree, caption, position, words):
 
 
 _WORDS = st.text(st.characters(blacklist_categories=("Z", "C"), blacklist_characters="()\\`'"), min_size=1).filter(
-    lambda word: not word.isspace() and "--" not in word and ".." not in word)
+    lambda word: not word.isspace() and "--" not in word and ".." not in word
+)
 _TREES = st.recursive(
-    _WORDS.map(lambda word: ("NN", word)), lambda tree: st.lists(tree, min_size=2, max_size=3), max_leaves=12)
+    _WORDS.map(lambda word: ("NN", word)), lambda tree: st.lists(tree, min_size=2, max_size=3), max_leaves=12
+)
 
 
 def _render(tree):

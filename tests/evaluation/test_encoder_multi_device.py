@@ -1,4 +1,5 @@
 """Parameters and batches spread over a mesh give the embeddings of one device."""
+
 import io
 
 import flax.linen as nn

@@ -1,4 +1,5 @@
 """The arithmetic of all metrics: known answers, ties, NaN, chance levels."""
+
 import numpy as np
 import pytest
 

@@ -1,4 +1,5 @@
 """The suite end to end: a tiny untrained model on a few scenes, its table and file, own data, stopping."""
+
 import dataclasses
 import io
 import json
@@ -14,7 +15,8 @@ import rich.console
 from harmopower.config import get_config
 from harmopower.data import records, scenes
 from harmopower.data.tokenize import Tokenizer
-from harmopower.evaluation import classification, composition, encoder as encoders, suite
+from harmopower.evaluation import classification, composition, suite
+from harmopower.evaluation import encoder as encoders
 from harmopower.models import clip
 from harmopower.objectives import region
 
@@ -25,7 +27,8 @@ SPLITS = ("test", "test_unseen")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return scenes.prepare(
-        tmp_path_factory.mktemp("scenes"), train=8, test=40, test_unseen=20, image_size=SIZE, processes=1)
+        tmp_path_factory.mktemp("scenes"), train=8, test=40, test_unseen=20, image_size=SIZE, processes=1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_a_batch_does_not_depend_on_its_padding_and_regions_come_in_order(encode
     np.testing.assert_allclose(np.linalg.norm(regions, axis=-1), 1, atol=1e-5)
     last, own = encoder.encode_images(prepared[-1:])
     np.testing.assert_allclose(images[-1:], last, atol=1e-5)
-    np.testing.assert_allclose(regions[-len(own):], own, atol=1e-5)
+    np.testing.assert_allclose(regions[-len(own) :], own, atol=1e-5)
     model, params = model_and_params
     encoded = model.apply({"params": params}, prepared[-1].image[None], method="encode_image")
     weights = region.region_weights(prepared[-1].boxes, model.grid, "overlap")
@@ -113,7 +116,7 @@ class Oracle:
         filler = ("a", "there", "is", "picture", "photo", "of")
         words = [word for word in text.replace(",", "").split() if word not in filler]
         vector = np.zeros(4000)
-        for word in [" ".join(words[i:i + count]) for count in (1, 2, 3) for i in range(len(words) + 1 - count)]:
+        for word in [" ".join(words[i : i + count]) for count in (1, 2, 3) for i in range(len(words) + 1 - count)]:
             vector[self._words.setdefault(word, len(self._words))] += 1
         return vector / max(np.linalg.norm(vector), 1e-9)
 
@@ -178,6 +181,8 @@ def test_single_objects_are_classified_over_all_classes(encoder, data, tmp_path)
     assert found.chance["test/classification/top1"] == 1 / len(classes)
     expected = encoder.encode_images([encoder.prepare(example) for example in examples[:4]])[0]
     embeddings = classification.class_embeddings(encoder.encode_texts(classification.class_texts(classes)))
-    hits = [classes[row.argmax()] == example["regions"][0]["label"]
-            for row, example in zip(expected @ embeddings.T, examples, strict=False)]
+    hits = [
+        classes[row.argmax()] == example["regions"][0]["label"]
+        for row, example in zip(expected @ embeddings.T, examples, strict=False)
+    ]
     assert found.metrics["test/classification/top1"] == np.mean(hits)

@@ -1,4 +1,5 @@
 """Lets the tests of this folder import the helpers beside them, and keeps Hugging Face's libraries off the network."""
+
 import os
 import pathlib
 import sys

@@ -1,4 +1,5 @@
 """Small models with random weights in every parameter, and a run's folder that holds one."""
+
 import functools
 import json
 

@@ -1,4 +1,5 @@
 """Imports transformers and open_clip, with the stand-in where torchvision is missing."""
+
 import transformers  # noqa: F401
 
 from tools import torchvision_stand_in

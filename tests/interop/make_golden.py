@@ -3,6 +3,7 @@
 The pixels come from Pillow's resize of the whole image and a crop, the steps that CLIP's own preprocessing takes, and
 not from harmopower.
 """
+
 import math
 from pathlib import Path
 

@@ -1,10 +1,13 @@
 """Published weights in: every layout and file kind, what does not fit said in one line, positions resampled."""
+
 import json
 import pickle
 import shutil
 
+from interop_models import nested, random_params, settings, tokenizer, write_run
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
+from libraries import open_clip, transformers
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -15,8 +18,6 @@ from harmopower.interop import init, names, source, weights
 from harmopower.interop.weights import ConversionError
 from harmopower.parallel import mesh as meshes
 from harmopower.training.checkpoints import Checkpoints
-from interop_models import nested, random_params, settings, tokenizer, write_run
-from libraries import open_clip, transformers
 from tools import convert_weights
 
 HEADS_OF_64 = "patch8-shared16-vision64x2x1-text64x1x1"
@@ -79,6 +80,7 @@ def test_openai_state_dict(tmp_path):
 
 def test_bfloat16_safetensors(tmp_path):
     from safetensors.torch import save_file
+
     state, flat = state_dict()
     save_file({name: tensor.bfloat16() for name, tensor in as_torch(state).items()}, tmp_path / "m.safetensors")
     rounded = {name: torch.tensor(array).bfloat16().float().numpy() for name, array in flat.items()}
@@ -91,11 +93,16 @@ def test_old_hugging_face_folder(tmp_path):
     state["text_model.embeddings.position_ids"] = np.arange(16)[None]
     torch.save(as_torch(state), tmp_path / "pytorch_model.bin")
     heads = {"num_attention_heads": 1}
-    config = {"model_type": "clip", "text_config": {}, "text_config_dict": heads | {"eos_token_id": 2},
-              "vision_config": heads}
+    config = {
+        "model_type": "clip",
+        "text_config": {},
+        "text_config_dict": heads | {"eos_token_id": 2},
+        "vision_config": heads,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 224, "do_center_crop": True, "resample": 3,
-                                                                  "image_mean": [0.1, 0.2, 0.3]}))
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"size": 224, "do_center_crop": True, "resample": 3, "image_mean": [0.1, 0.2, 0.3]})
+    )
     found = source.open_source(tmp_path)
     same(found, flat)
     assert found.config.data.resize_mode == "shortest" and tuple(found.config.model.pixel_mean) == (0.1, 0.2, 0.3)
@@ -117,18 +124,24 @@ def test_every_size_that_open_clip_builds(model):
     assert facts.activation == ("quick_gelu" if "quickgelu" in model else "gelu")
 
 
-@pytest.mark.parametrize("model, reason", [
-    ("ViT-g-14", "vision_cfg.mlp_ratio 4.3637"), ("coca_ViT-B-32", "vision_cfg.attentional_pool True"),
-    ("roberta-ViT-B-32", "text_cfg.hf_model_name 'roberta-base'"), ("ViT-B-16-SigLIP", "vision_cfg.timm_model_name"),
-])
+@pytest.mark.parametrize(
+    "model, reason",
+    [
+        ("ViT-g-14", "vision_cfg.mlp_ratio 4.3637"),
+        ("coca_ViT-B-32", "vision_cfg.attentional_pool True"),
+        ("roberta-ViT-B-32", "text_cfg.hf_model_name 'roberta-base'"),
+        ("ViT-B-16-SigLIP", "vision_cfg.timm_model_name"),
+    ],
+)
 def test_configs_of_other_architectures_are_refused(model, reason):
     with pytest.raises(ConversionError, match=reason):
         source.open_clip._facts(open_clip.get_model_config(model), {}, model)
 
 
-@pytest.mark.parametrize("model, reason", [
-    ("ViT-g-14", "MLP has 6144 channels, not 4 x 1408"), ("RN50", "has no visual.positional_embedding"),
-])
+@pytest.mark.parametrize(
+    "model, reason",
+    [("ViT-g-14", "MLP has 6144 channels, not 4 x 1408"), ("RN50", "has no visual.positional_embedding")],
+)
 def test_state_dicts_of_other_architectures_are_refused(model, reason):
     with torch.device("meta"):
         theirs = open_clip.CLIP(**open_clip.get_model_config(model))
@@ -154,14 +167,17 @@ def break_names(state, how):
         state["bert.embeddings.weight"] = np.ones(2, np.float32)
 
 
-@pytest.mark.parametrize("how, text", [
-    ("missing", "missing: ln_final.bias, visual.ln_post.bias"),
-    ("surplus", "of another architecture: visual.transformer.resblocks.0.ls_1.gamma"),
-    ("projection bias", "of another architecture: text_projection.bias"),
-    ("shape", "visual.proj is [64, 17], not [64, 16]"),
-    ("depth", "of another architecture: transformer.resblocks.3.ln_1.weight"),
-    ("other", "nor vision_model.embeddings.patch_embedding.weight, but bert.embeddings.weight"),
-])
+@pytest.mark.parametrize(
+    "how, text",
+    [
+        ("missing", "missing: ln_final.bias, visual.ln_post.bias"),
+        ("surplus", "of another architecture: visual.transformer.resblocks.0.ls_1.gamma"),
+        ("projection bias", "of another architecture: text_projection.bias"),
+        ("shape", "visual.proj is [64, 17], not [64, 16]"),
+        ("depth", "of another architecture: transformer.resblocks.3.ln_1.weight"),
+        ("other", "nor vision_model.embeddings.patch_embedding.weight, but bert.embeddings.weight"),
+    ],
+)
 def test_what_does_not_fit_is_one_line(tmp_path, capsys, how, text):
     state, _ = state_dict()
     break_names(state, how)
@@ -187,8 +203,12 @@ def test_damaged_files_are_one_line(tmp_path, capsys):
     whole = safetensors.numpy.save(state)
     torch.save(as_torch(state), tmp_path / "whole.pt")
     files = {
-        "short.safetensors": whole[:len(whole) // 2], "header.safetensors": whole[:50], "empty.safetensors": b"",
-        "noise.safetensors": b"\xff" * 400, "short.pt": (tmp_path / "whole.pt").read_bytes()[:5000], "empty.pt": b"",
+        "short.safetensors": whole[: len(whole) // 2],
+        "header.safetensors": whole[:50],
+        "empty.safetensors": b"",
+        "noise.safetensors": b"\xff" * 400,
+        "short.pt": (tmp_path / "whole.pt").read_bytes()[:5000],
+        "empty.pt": b"",
         "code.pt": pickle.dumps(Harmful()),
     }
     for name, data in files.items():
@@ -248,8 +268,14 @@ def converted(tmp_path_factory):
     state, flat = state_dict()
     safetensors.numpy.save_file(state, folder / "m.safetensors")
     tokenizer().save(folder / "tokenizer.json")
-    arguments = ["--source", str(folder / "m.safetensors"), "--output", str(folder / "out"),
-                 "--activation", "quick_gelu"]
+    arguments = [
+        "--source",
+        str(folder / "m.safetensors"),
+        "--output",
+        str(folder / "out"),
+        "--activation",
+        "quick_gelu",
+    ]
     assert convert_weights.main(arguments) == 0
     assert convert_weights.main(arguments) == 0  # its own earlier result is replaced
     return folder / "out", flat
@@ -258,7 +284,11 @@ def converted(tmp_path_factory):
 def test_the_converted_folder_is_a_run(converted):
     folder, flat = converted
     assert sorted(file.name for file in folder.iterdir()) == [
-        "checkpoints", "config.json", "harmopower.json", "tokenizer.json"]
+        "checkpoints",
+        "config.json",
+        "harmopower.json",
+        "tokenizer.json",
+    ]
     config = configs.from_json((folder / "config.json").read_text())
     configs.validate(config, 1)
     assert config.model.activation == "quick_gelu" and config.data.image_size == 32
@@ -295,8 +325,10 @@ def test_init_resamples_positions(converted):
     folder, flat = converted
     config, told = settings(HEADS_OF_64, image_size=64, context_length=24), []
     found = flattened(init.load_init(str(folder), fresh_params(config), config, told.append))
-    expected = {"vision/position": init.resample_vision_position(flat["vision/position"], 8),
-                "text/position": init.resample_text_position(flat["text/position"], 24)}
+    expected = {
+        "vision/position": init.resample_vision_position(flat["vision/position"], 8),
+        "text/position": init.resample_text_position(flat["text/position"], 24),
+    }
     for name, position in expected.items():
         np.testing.assert_allclose(found[name], position, atol=1e-6)
     np.testing.assert_array_equal(found["vision/projection"], flat["vision/projection"])
@@ -335,13 +367,20 @@ def test_conversion_to_another_resolution_computes_what_open_clip_computes(tmp_p
     """The real open_clip, told to use another resolution and context length, and our converted folder."""
     state, _ = state_dict()
     text = {"context_length": 24, "vocab_size": tokenizer().vocab_size, "width": 64, "heads": 1, "layers": 1}
-    config = {"embed_dim": 16, "text_cfg": text,
-              "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "patch_size": 8}}
+    config = {
+        "embed_dim": 16,
+        "text_cfg": text,
+        "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "patch_size": 8},
+    }
     theirs, path = open_clip.CLIP(**config), tmp_path / "m.safetensors"
     safetensors.numpy.save_file(state, path)
     open_clip.load_checkpoint(theirs, str(path))
-    assert convert_weights.main(["--source", str(path), "--output", str(tmp_path / "out"), "--image-size", "48",
-                                 "--context-length", "24"]) == 0
+    assert (
+        convert_weights.main(
+            ["--source", str(path), "--output", str(tmp_path / "out"), "--image-size", "48", "--context-length", "24"]
+        )
+        == 0
+    )
     found = configs.from_json((tmp_path / "out" / "config.json").read_text())
     model = source.clip.from_config(found, tokenizer().vocab_size, tokenizer().eot_id)
     images = np.random.default_rng(0).uniform(0, 1, (2, 48, 48, 3)).astype(np.float32)
@@ -372,6 +411,7 @@ def test_clip_tokenizer_ids(tmp_path):
     """A tokenizer of CLIP's kind, whose id 0 is a word: the exported one gives our ids, padded with the end token."""
     from harmopower.data.tokenize import Tokenizer
     from harmopower.interop import tokenizer_files
+
     words = {"!": 0, "a</w>": 1, "r": 2, "e": 3, "d": 4, "d</w>": 5, "<|startoftext|>": 6, "<|endoftext|>": 7}
     transformers.CLIPTokenizer(vocab=words, merges=[]).save_pretrained(tmp_path / "clip")
     ours = Tokenizer.load(str(tmp_path / "clip"), "")
@@ -379,7 +419,8 @@ def test_clip_tokenizer_ids(tmp_path):
     tokenizer_files.write(tmp_path / "out", ours, 8)
     assert tokenizer_files.pad_id(ours) == ours.eot_id == 7
     found = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(
-        ["a red", "A red red red"], padding="max_length", truncation=True)["input_ids"]
+        ["a red", "A red red red"], padding="max_length", truncation=True
+    )["input_ids"]
     expected = ours.encode_batch(["a red", "A red red red"], 8)[0]
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_array_equal(found[0], [6, 1, 2, 3, 5, 7, 7, 7])

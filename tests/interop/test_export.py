@@ -1,14 +1,15 @@
 """The command line of the export: a folder that appears whole or not at all, its card, and how much memory it takes."""
+
 import json
 import tracemalloc
 
+from interop_models import nested, random_params, settings, tokenizer, write_run
+import libraries  # noqa: F401
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from harmopower.interop import export, names, proof, weights
-from interop_models import nested, random_params, settings, tokenizer, write_run
-import libraries  # noqa: F401
 from tools import export as tool
 
 
@@ -30,11 +31,26 @@ def test_quickstart_export(run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "largest difference of embeddings" in shown and "step 5 as huggingface" in shown
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
-        "README.md", "config.json", "harmopower.json", "model.safetensors", "modeling_harmopower.py",
-        "preprocessor_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
+        "README.md",
+        "config.json",
+        "harmopower.json",
+        "model.safetensors",
+        "modeling_harmopower.py",
+        "preprocessor_config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     card = (tmp_path / "out" / "README.md").read_text()
-    for text in ("trust_remote_code=True", "| data.source | runs/data/scenes |", "| powerset | weight 0.37 |",
-                 "| scenes/retrieval_r1 | 0.8125 |", "Measured at step 5.", '"learning_rate"', "pool mean"):
+    for text in (
+        "trust_remote_code=True",
+        "| data.source | runs/data/scenes |",
+        "| powerset | weight 0.37 |",
+        "| scenes/retrieval_r1 | 0.8125 |",
+        "Measured at step 5.",
+        '"learning_rate"',
+        "pool mean",
+    ):
         assert text in card, text
     first = (tmp_path / "out" / "model.safetensors").read_bytes()
     (tmp_path / "out" / "stale").write_text("")
@@ -102,8 +118,10 @@ def test_writing_holds_one_tensor_at_a_time(tmp_path):
 def test_the_file_is_what_the_library_writes(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"b": rng.normal(size=(3, 5)).astype(np.float32), "a": np.float32(2.5), "c": np.zeros((0, 4), np.float32)}
-    weights.write_safetensors(tmp_path / "m.safetensors",
-                              [(name, np.shape(array), lambda array=array: array) for name, array in arrays.items()])
+    weights.write_safetensors(
+        tmp_path / "m.safetensors",
+        [(name, np.shape(array), lambda array=array: array) for name, array in arrays.items()],
+    )
     found = safetensors.numpy.load_file(tmp_path / "m.safetensors")
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():

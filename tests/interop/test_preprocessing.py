@@ -1,14 +1,16 @@
 """A real image file gives the same pixels here, in OpenCLIP and in Hugging Face's processor, to one grey level."""
+
 from pathlib import Path
 
+from interop_models import random_params, settings, write_export
+from libraries import open_clip, transformers
 import numpy as np
 from PIL import Image
 import pytest
 
 from harmopower.data import transforms
-from harmopower.interop import formats, huggingface, open_clip as layout
-from interop_models import random_params, settings, write_export
-from libraries import open_clip, transformers
+from harmopower.interop import formats, huggingface
+from harmopower.interop import open_clip as layout
 
 GOLDEN = Path(__file__).parent / "golden.jpg"  # 150 x 100, drawn and compressed by make_golden.py
 SIDE = 64
@@ -79,6 +81,9 @@ def test_constants_are_written():
     facts = formats.Facts(pixel_mean=(0.1, 0.2, 0.3), pixel_std=(0.4, 0.5, 0.6), resize_mode="squash")
     written = huggingface._preprocessor(48, facts)
     assert written["image_mean"] == [0.1, 0.2, 0.3] and written["size"] == {"height": 48, "width": 48}
-    found = layout._facts({"vision_cfg": {"width": 64}, "text_cfg": {}},
-                          {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "resize_mode": "squash"}, "x")
+    found = layout._facts(
+        {"vision_cfg": {"width": 64}, "text_cfg": {}},
+        {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "resize_mode": "squash"},
+        "x",
+    )
     assert (found.pixel_mean, found.pixel_std, found.resize_mode) == (facts.pixel_mean, facts.pixel_std, "squash")

@@ -1,13 +1,14 @@
 """The lines of the README that load an exported model in PyTorch: taken from the file and run as they stand."""
+
 from pathlib import Path
 import re
 
+from interop_models import nested, random_params, settings, tokenizer, write_export
 import jax
+import libraries  # noqa: F401
 import numpy as np
 
 from harmopower.interop import proof
-from interop_models import nested, random_params, settings, tokenizer, write_export
-import libraries  # noqa: F401
 
 README = Path(__file__).parents[2] / "README.md"
 HEADING = "Load the model in PyTorch"

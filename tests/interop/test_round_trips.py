@@ -1,17 +1,18 @@
 """Ours -> OpenCLIP or Hugging Face -> ours is bit-equal, and their real models compute what ours does, also tokens."""
+
 import importlib.util
 import json
 import shutil
 import sys
 
+from interop_models import nested, random_params, settings, tokenizer, write_export
 import jax
+from libraries import open_clip, transformers
 import numpy as np
 import pytest
 import torch
 
 from harmopower.interop import export, proof, source
-from interop_models import nested, random_params, settings, tokenizer, write_export
-from libraries import open_clip, transformers
 
 SHAPES = {  # CLIP's widths and heads, with two layers
     "B/32": ("patch32-shared512-vision768x2x12-text512x2x8", 96),
@@ -86,9 +87,11 @@ def test_hugging_face(case, tmp_path):
         np.testing.assert_array_equal(found.read(name), expected, err_msg=name)
 
 
-@pytest.mark.parametrize("how", [
-    dict(pool="mean"), dict(pool="mean", text_pool="eos"), dict(pool="cls", text_pool="mean"), dict(kind="sigmoid"),
-], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [dict(pool="mean"), dict(pool="mean", text_pool="eos"), dict(pool="cls", text_pool="mean"), dict(kind="sigmoid")],
+    ids=str,
+)
 def test_own_modelling_file(tmp_path, how):
     config = settings(**how)
     flat = random_params(config)
@@ -141,14 +144,18 @@ def exported(tmp_path_factory):
     return folder, model, proof.ours(model, nested(flat), seen), seen
 
 
-@pytest.mark.parametrize("name, file, change", [
-    ("open_clip", "open_clip_config.json", ('"quick_gelu": true', '"quick_gelu": false')),
-    ("open_clip", "open_clip_config.json", ('"eps": 1e-05', '"eps": 0.1')),
-    ("huggingface", "config.json", ('"quick_gelu"', '"gelu"')),
-    ("huggingface", "config.json", ('"layer_norm_eps": 1e-05', '"layer_norm_eps": 0.1')),
-    ("huggingface", "preprocessor_config.json", ('"resample": 3', '"resample": 2')),
-    ("huggingface", "tokenizer.json", ('"Lowercase"', '"NFC"')),
-], ids=lambda value: value if isinstance(value, str) else value[1])
+@pytest.mark.parametrize(
+    "name, file, change",
+    [
+        ("open_clip", "open_clip_config.json", ('"quick_gelu": true', '"quick_gelu": false')),
+        ("open_clip", "open_clip_config.json", ('"eps": 1e-05', '"eps": 0.1')),
+        ("huggingface", "config.json", ('"quick_gelu"', '"gelu"')),
+        ("huggingface", "config.json", ('"layer_norm_eps": 1e-05', '"layer_norm_eps": 0.1')),
+        ("huggingface", "preprocessor_config.json", ('"resample": 3', '"resample": 2')),
+        ("huggingface", "tokenizer.json", ('"Lowercase"', '"NFC"')),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[1],
+)
 def test_the_proof_sees_every_drift(exported, tmp_path, name, file, change):
     folder, model, expected, seen = exported
     shutil.copytree(folder / name, tmp_path / "out")
@@ -179,7 +186,8 @@ def test_without_pytorch_the_proof_is_skipped(exported, monkeypatch):
 
 def test_special_tokens_in_captions_are_text(exported):
     found = transformers.CLIPProcessor.from_pretrained(exported[0] / "huggingface").tokenizer(
-        ["a <|endoftext|> b"], padding="max_length", truncation=True)["input_ids"]
+        ["a <|endoftext|> b"], padding="max_length", truncation=True
+    )["input_ids"]
     np.testing.assert_array_equal(found, tokenizer().encode_batch(["a <|endoftext|> b"], 16)[0])
 
 

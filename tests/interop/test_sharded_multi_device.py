@@ -1,4 +1,5 @@
 """A checkpoint that was trained sharded is exported on one device, and weights are loaded straight into shards."""
+
 import jax
 import numpy as np
 import pytest
@@ -6,13 +7,14 @@ import pytest
 if jax.device_count() < 8:
     pytest.skip("run with XLA_FLAGS=--xla_force_host_platform_device_count=8", allow_module_level=True)
 
+from interop_models import settings, tokenizer
+
 from harmopower import config as configs
 from harmopower.interop import export, init, source
 from harmopower.parallel import mesh as meshes
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training.checkpoints import Checkpoints
-from interop_models import settings, tokenizer
 from tools import export as tool
 
 

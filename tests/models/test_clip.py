@@ -1,4 +1,5 @@
 """The two-tower model: published shapes, pooling, the dense read-out, remat and scan."""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,9 @@ def build(**model):
     return model, params, images, ids
 
 
-@pytest.mark.parametrize("preset, count", [("ViT-B/16", 149_620_737), ("ViT-B/32", 151_277_313), ("ViT-L/14", 427_616_513)])
+@pytest.mark.parametrize(
+    "preset, count", [("ViT-B/16", 149_620_737), ("ViT-B/32", 151_277_313), ("ViT-L/14", 427_616_513)]
+)
 def test_parameter_counts_are_the_published_ones(preset, count):
     config = get_config()
     config.model.preset = preset
@@ -69,7 +72,7 @@ def test_text_is_causal():
 
 
 def test_remat_and_unrolling_change_nothing():
-    model, params, images, ids = build()
+    model, params, images, _ids = build()
     expected = model.apply(params, images, method="encode_image").pooled
     for settings in (dict(remat="dots"), dict(remat="full"), dict(scan_unroll=4)):
         other = clip.from_config(small(**settings), 64, EOT)
@@ -102,7 +105,7 @@ def last_block_by_hand(model, params, images):
     x = np.asarray(seen["start"], np.float64)
     depth = blocks["norm_1"]["scale"].shape[0]
     for layer in range(depth):
-        block = jax.tree.map(lambda leaf: np.asarray(leaf[layer], np.float64), blocks)
+        block = jax.tree.map(lambda leaf, layer=layer: np.asarray(leaf[layer], np.float64), blocks)
         x = numpy_block(block, x, attend=layer < depth - 1)
     x = numpy_norm(x, jax.tree.map(np.asarray, shallow["norm_post"]))
     return (x @ np.asarray(shallow["projection"]))[:, 1:]
@@ -114,8 +117,10 @@ def numpy_norm(x, norm):
 
 
 def numpy_block(block, x, attend):
-    query, key, value = np.einsum("bnd,dqhe->qbnhe", numpy_norm(x, block["norm_1"]), block["qkv"]["kernel"]) + \
-        block["qkv"]["bias"][:, None, None]
+    query, key, value = (
+        np.einsum("bnd,dqhe->qbnhe", numpy_norm(x, block["norm_1"]), block["qkv"]["kernel"])
+        + block["qkv"]["bias"][:, None, None]
+    )
     if attend:
         scores = np.einsum("bnhe,bmhe->bhnm", query, key) / np.sqrt(query.shape[-1])
         weights = np.exp(scores - scores.max(-1, keepdims=True))

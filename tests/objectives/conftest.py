@@ -1,4 +1,5 @@
 """Lets the tests of this folder import the oracle beside them."""
+
 import pathlib
 import sys
 

@@ -1,4 +1,5 @@
 """The objectives in float64 NumPy, written from METHOD.md alone: plain loops and sums, no trick of the package."""
+
 import itertools
 
 import numpy as np
@@ -46,8 +47,12 @@ def score(s, method="nla", temperature=1e-3, zeta=0.75, score_norm="sum"):
 
 def scores(regions, region_mask, phrases, phrase_mask, **how):
     """X [B_images, B_texts]."""
-    return np.array([[score(valid_part(r @ p.T, rm, pm), **how) for p, pm in zip(phrases, phrase_mask)]
-                     for r, rm in zip(regions, region_mask)])
+    return np.array(
+        [
+            [score(valid_part(r @ p.T, rm, pm), **how) for p, pm in zip(phrases, phrase_mask)]
+            for r, rm in zip(regions, region_mask)
+        ]
+    )
 
 
 def triplet(x, margin, weight):
@@ -103,8 +108,12 @@ def bilinear(image, y, x):
     top, left = int(y), int(x)
     bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
     down, across = y - top, x - left
-    return ((1 - down) * (1 - across) * image[top, left] + (1 - down) * across * image[top, right]
-            + down * (1 - across) * image[bottom, left] + down * across * image[bottom, right])
+    return (
+        (1 - down) * (1 - across) * image[top, left]
+        + (1 - down) * across * image[top, right]
+        + down * (1 - across) * image[bottom, left]
+        + down * across * image[bottom, right]
+    )
 
 
 def roi_align(image, box):
@@ -112,8 +121,11 @@ def roi_align(image, box):
     height, width = image.shape[:2]
     y0, x0, y1, x1 = np.asarray(box, np.float64) * [height, width, height, width] - 0.5
     rows, columns = int(np.ceil(y1 - y0)), int(np.ceil(x1 - x0))
-    points = [(y0 + (i + 0.5) * (y1 - y0) / rows, x0 + (j + 0.5) * (x1 - x0) / columns)
-              for i in range(rows) for j in range(columns)]
+    points = [
+        (y0 + (i + 0.5) * (y1 - y0) / rows, x0 + (j + 0.5) * (x1 - x0) / columns)
+        for i in range(rows)
+        for j in range(columns)
+    ]
     return np.mean([bilinear(image, y, x) for y, x in points], axis=0)
 
 

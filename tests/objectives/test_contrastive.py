@@ -1,12 +1,13 @@
 """Global losses: the float64 oracle, blocks, weights, and rows without weight that must not matter."""
+
 from functools import partial
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from harmopower.objectives import contrastive
 
@@ -53,8 +54,12 @@ def test_softmax_is_the_oracles(seed, scale, block):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.01, 10.0, 100.0]), st.sampled_from([-10.0, 0.0, 3.0]),
-       st.sampled_from([3, None]))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.01, 10.0, 100.0]),
+    st.sampled_from([-10.0, 0.0, 3.0]),
+    st.sampled_from([3, None]),
+)
 def test_sigmoid_is_the_oracles(seed, scale, bias, block):
     (image, text), weight = example(seed)
     scale, bias = np.float32(scale), np.float32(bias)
@@ -77,7 +82,9 @@ def test_accuracy_counts_the_rows_whose_own_pair_is_the_best():
 def test_no_row_with_weight_is_no_loss_and_no_gradient():
     (image, text), weight = example(0, np.zeros(ROWS))
     for (value, metrics), gradient in (
-            softmax(image, text, np.float32(10), weight), sigmoid(image, text, np.float32(10), np.float32(-5), weight)):
+        softmax(image, text, np.float32(10), weight),
+        sigmoid(image, text, np.float32(10), np.float32(-5), weight),
+    ):
         assert value == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
         assert np.isfinite(list(metrics.values())).all()
 

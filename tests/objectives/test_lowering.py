@@ -1,4 +1,5 @@
 """Value and gradient of every loss can be lowered for accelerators on a machine that has none."""
+
 from functools import partial
 
 import jax
@@ -14,7 +15,8 @@ def triplet(image, text, method):
     regions, phrases = (jnp.repeat(side[:, None], rows, 1) for side, rows in ((image, REGIONS), (text, PHRASES)))
     masks = jnp.ones((ROWS, REGIONS), bool), jnp.ones((ROWS, PHRASES), bool)
     return powerset.powerset_loss(
-        regions, masks[0], phrases, masks[1], margin=0.2, method=method, rng=jax.random.key(0), block=64)[0]
+        regions, masks[0], phrases, masks[1], margin=0.2, method=method, rng=jax.random.key(0), block=64
+    )[0]
 
 
 LOSSES = {

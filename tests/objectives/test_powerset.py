@@ -1,14 +1,15 @@
 """The powerset objective: METHOD's values, the float64 oracle, the bounds, and two sweeps against the dense form."""
+
 import functools
 from functools import partial
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from harmopower.objectives import costs, powerset, reference
 
@@ -46,7 +47,9 @@ def random_block(seed, kind, scale):
 
 
 blocks = st.builds(
-    random_block, st.integers(0, 2**32 - 1), st.sampled_from(["normal", "ties", "negative", "equal"]),
+    random_block,
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["normal", "ties", "negative", "equal"]),
     st.sampled_from([1e-6, 0.1, 1.0, 1e4]),
 )
 
@@ -68,8 +71,10 @@ def test_values_of_method():
     s, full = METHOD_SCORES, np.ones(3, bool)
     assert exact(s, full, full) == pytest.approx(0.293750, abs=1e-6)
     assert closed(s, full, full) == pytest.approx(0.383333, abs=1e-6)
-    for tau, t1, t2s in ((0.1, 0.442768, (0.235195, 0.272752, 0.348053, 0.385792)),
-                         (0.01, 0.383356, (0.200000, 0.269802, 0.409405, 0.479206))):
+    for tau, t1, t2s in (
+        (0.1, 0.442768, (0.235195, 0.272752, 0.348053, 0.385792)),
+        (0.01, 0.383356, (0.200000, 0.269802, 0.409405, 0.479206)),
+    ):
         assert soft(s, full, full, temperature=tau) == pytest.approx(t1, abs=1e-6)
         got = [nla(s, full, full, temperature=tau, zeta=zeta) for zeta in (0.0, 0.25, 0.75, 1.0)]
         assert got == pytest.approx(t2s, abs=1e-6)
@@ -146,7 +151,8 @@ def test_block_gradient_is_the_oracles(method):
     gradient = jax.grad(lambda s: powerset.region_to_tree(s, region_mask, phrase_mask, **how))(jnp.float32(s))
     reference = {"exact": oracle.region_to_tree, "nla": lambda s: oracle.t2(s, 0.3, 0.6)}[method]
     slope = oracle.directional_derivative(
-        lambda s: reference(oracle.valid_part(s, region_mask, phrase_mask)), (s,), (direction,))
+        lambda s: reference(oracle.valid_part(s, region_mask, phrase_mask)), (s,), (direction,)
+    )
     assert (gradient * direction).sum() == pytest.approx(slope, rel=1e-4)
 
 
@@ -165,10 +171,18 @@ def example(rows=7, regions=5, phrases=6, width=16):
 @functools.lru_cache
 def jitted(loss, how):
     """One compilation for all tests that use the same loss in the same way."""
+
     def of_features(regions, phrases, region_mask, phrase_mask, weight):
         return loss(
-            regions, region_mask, phrases, phrase_mask, margin=0.2, weight_rows=weight, rng=jax.random.key(5),
-            **dict(how))
+            regions,
+            region_mask,
+            phrases,
+            phrase_mask,
+            margin=0.2,
+            weight_rows=weight,
+            rng=jax.random.key(5),
+            **dict(how),
+        )
 
     return jax.jit(jax.value_and_grad(of_features, (0, 1), has_aux=True))
 
@@ -186,7 +200,8 @@ def test_two_sweeps_equal_the_dense_form(how):
     assert value > 0 and np.abs(gradient[0]).max() > 1e-2
     for block in ({}, dict(block=3)):
         tiled, tiled_gradient, tiled_metrics = value_and_gradient(
-            powerset.powerset_loss, arrays, weight, **block, **how)
+            powerset.powerset_loss, arrays, weight, **block, **how
+        )
         np.testing.assert_allclose(tiled, value, rtol=1e-6)
         for got, wanted in zip(tiled_gradient, gradient):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
@@ -232,9 +247,10 @@ def test_empty_masks_give_no_nan(how, empty):
     elif empty == "phrases":
         phrase_mask[:] = False
     else:
-        weight[1 if empty == "all but one" else 0:] = 0
+        weight[1 if empty == "all but one" else 0 :] = 0
     value, gradient, metrics = value_and_gradient(
-        powerset.powerset_loss, (regions, region_mask, phrases, phrase_mask), weight, **how)
+        powerset.powerset_loss, (regions, region_mask, phrases, phrase_mask), weight, **how
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient, metrics)))
     assert not np.any(gradient[0]) and not np.any(gradient[1])
     if empty in ("weight", "all but one"):
@@ -247,7 +263,8 @@ def test_zero_weight_rows_are_as_if_they_were_not_there():
     arrays = regions, region_mask, phrases, phrase_mask
     value, gradient, _ = value_and_gradient(powerset.powerset_loss, arrays, weight, **HOW["nla"])
     fewer, fewer_gradient, _ = value_and_gradient(
-        powerset.powerset_loss, [array[kept] for array in arrays], weight[kept], **HOW["nla"])
+        powerset.powerset_loss, [array[kept] for array in arrays], weight[kept], **HOW["nla"]
+    )
     np.testing.assert_allclose(value, fewer, rtol=1e-6)
     for got, wanted in zip(gradient, fewer_gradient):
         np.testing.assert_allclose(got[kept], wanted, rtol=0, atol=1e-6)
@@ -258,21 +275,26 @@ def test_bfloat16_features_are_summed_in_float32():
     (regions, region_mask, phrases, phrase_mask), weight = example()
     low = [jnp.asarray(f, jnp.bfloat16) for f in (regions, phrases)]
     value, gradient, _ = value_and_gradient(
-        powerset.powerset_loss, (low[0], region_mask, low[1], phrase_mask), weight, **HOW["nla"])
+        powerset.powerset_loss, (low[0], region_mask, low[1], phrase_mask), weight, **HOW["nla"]
+    )
     same = [np.asarray(f, np.float32) for f in low]
     wanted, _, _ = value_and_gradient(
-        powerset.powerset_loss, (same[0], region_mask, same[1], phrase_mask), weight, **HOW["nla"])
+        powerset.powerset_loss, (same[0], region_mask, same[1], phrase_mask), weight, **HOW["nla"]
+    )
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     assert gradient[0].dtype == jnp.bfloat16 and value.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("how, message", [
-    (dict(method="best"), "objective.powerset.method is 'best'"),
-    (dict(score_norm="max"), "objective.powerset.score_norm is 'max'"),
-    (dict(temperature=0.0), "objective.powerset.temperature is 0.0"),
-    (dict(method="sampled"), "rng"),
-    (dict(block=0), "block 0"),
-])
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        (dict(method="best"), "objective.powerset.method is 'best'"),
+        (dict(score_norm="max"), "objective.powerset.score_norm is 'max'"),
+        (dict(temperature=0.0), "objective.powerset.temperature is 0.0"),
+        (dict(method="sampled"), "rng"),
+        (dict(block=0), "block 0"),
+    ],
+)
 def test_errors_name_the_key(how, message):
     arrays, _ = example()
     with pytest.raises(ValueError, match=message):

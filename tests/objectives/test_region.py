@@ -1,13 +1,14 @@
 """Regions as linear maps against textbook pooling, and the pair loss against the float64 oracle."""
+
 from functools import partial
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from harmopower.objectives import region
 
@@ -86,8 +87,12 @@ def pair_loss(a, b, scale, valid, group, duplicates, block=None):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["positives", "ignore"]), st.sampled_from([4, None]),
-       st.sampled_from([1.0, 30.0]))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["positives", "ignore"]),
+    st.sampled_from([4, None]),
+    st.sampled_from([1.0, 30.0]),
+)
 def test_pair_loss_is_the_oracles(seed, duplicates, block, scale):
     rng = np.random.default_rng(seed)
     a, b = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in rng.normal(size=(2, 9, 4)))

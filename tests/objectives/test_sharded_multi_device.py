@@ -2,6 +2,7 @@
 
 Runs in a process with 8 forced host devices (launch/test.sh gives it one).
 """
+
 from functools import partial
 
 import jax
@@ -28,11 +29,18 @@ def example(rows):
     rng = np.random.default_rng(rows)
     unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in rng.normal(size=(2, rows, WIDTH))]
     features = dict(
-        image=unit[0], text=unit[1], regions=rng.normal(size=(rows, REGIONS, WIDTH)) / 4,
-        phrases=rng.normal(size=(rows, PHRASES, WIDTH)), scale=np.float32(14))
+        image=unit[0],
+        text=unit[1],
+        regions=rng.normal(size=(rows, REGIONS, WIDTH)) / 4,
+        phrases=rng.normal(size=(rows, PHRASES, WIDTH)),
+        scale=np.float32(14),
+    )
     masks = dict(
-        region_mask=rng.random((rows, REGIONS)) < 0.7, phrase_mask=rng.random((rows, PHRASES)) < 0.7,
-        weight=(np.arange(rows) % 5 != 3).astype(np.float32), group=rng.integers(0, rows // 2, rows).astype(np.int32))
+        region_mask=rng.random((rows, REGIONS)) < 0.7,
+        phrase_mask=rng.random((rows, PHRASES)) < 0.7,
+        weight=(np.arange(rows) % 5 != 3).astype(np.float32),
+        group=rng.integers(0, rows // 2, rows).astype(np.int32),
+    )
     return {name: jnp.float32(value) for name, value in features.items()}, masks
 
 
@@ -50,8 +58,15 @@ def pairs(f, m, **options):
 
 def triplet(f, m, phrases=PHRASES, loss=powerset.powerset_loss, **options):
     return loss(
-        f["regions"], m["region_mask"], f["phrases"][:, :phrases], m["phrase_mask"][:, :phrases], margin=0.2,
-        weight_rows=m["weight"], rng=jax.random.key(0), **options)
+        f["regions"],
+        m["region_mask"],
+        f["phrases"][:, :phrases],
+        m["phrase_mask"][:, :phrases],
+        margin=0.2,
+        weight_rows=m["weight"],
+        rng=jax.random.key(0),
+        **options,
+    )
 
 
 LOSSES = {
@@ -68,7 +83,7 @@ LOSSES = {
 
 def on_mesh(shape):
     sizes = shape + (1,) * (3 - len(shape))
-    return meshes.make_mesh(*sizes, devices=jax.devices()[:int(np.prod(shape))])
+    return meshes.make_mesh(*sizes, devices=jax.devices()[: int(np.prod(shape))])
 
 
 def run(loss, rows, mesh=None, **meeting):
@@ -157,29 +172,40 @@ def compiled_memory(function, mesh, *shapes):
         return jax.jit(function).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("method, communication, rows", [
-    ("nla", "ring", 4096), ("exact", "ring", 4096), ("nla", "gather", 2048)])
+@pytest.mark.parametrize(
+    "method, communication, rows", [("nla", "ring", 4096), ("exact", "ring", 4096), ("nla", "gather", 2048)]
+)
 def test_powerset_memory_a_device(method, communication, rows):
     """Issue 3: B = 4096, M = 10, K = 20, D = 512, float32, on 8 devices at most 0.15 GiB beside the arrays.
 
     Gathered images and their gradients alone are 0.16 GiB at this size: `gather` holds the limit at half of it.
     """
+
     def loss(regions, region_mask, phrases, phrase_mask):
         return powerset.powerset_loss(
-            regions, region_mask, phrases, phrase_mask, margin=0.2, method=method, communication=communication)[0]
+            regions, region_mask, phrases, phrase_mask, margin=0.2, method=method, communication=communication
+        )[0]
 
     shapes = ((rows, 10, 512), jnp.float32), ((rows, 10), bool), ((rows, 20, 512), jnp.float32), ((rows, 20), bool)
     memory = compiled_memory(jax.value_and_grad(loss, (0, 2)), on_mesh((4, 2)), *shapes)
     assert memory <= 0.15 * 2**30
 
 
-@pytest.mark.parametrize("kind, communication, rows", [
-    ("softmax", "ring", 32768), ("sigmoid", "ring", 32768), ("softmax", "gather", 16384), ("sigmoid", "gather", 16384)])
+@pytest.mark.parametrize(
+    "kind, communication, rows",
+    [
+        ("softmax", "ring", 32768),
+        ("sigmoid", "ring", 32768),
+        ("softmax", "gather", 16384),
+        ("sigmoid", "gather", 16384),
+    ],
+)
 def test_global_loss_memory_a_device(kind, communication, rows):
     """Issue 4: global batch 32768, D = 512, on 8 devices at most 150 MiB; the whole matrix would take 4 GiB.
 
     `gather` takes 165 MiB there, 128 of them the gathered images and their gradients, and holds the limit at half.
     """
+
     def loss(image, text):
         if kind == "softmax":
             return contrastive.softmax_loss(image, text, 50.0, communication=communication)[0]

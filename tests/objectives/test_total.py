@@ -1,4 +1,5 @@
 """From tower outputs to one loss: which features are built, what weights and warm-ups do, and empty batches."""
+
 import types
 
 import jax
@@ -31,9 +32,11 @@ def inputs():
     rng = np.random.default_rng(0)
     corners = np.sort(rng.random((ROWS, REGIONS, 2, 2)), axis=2)
     batch = dict(
-        weight=np.array([1, 1, 0, 1], np.float32), boxes=corners.reshape(ROWS, REGIONS, 4).astype(np.float32),
+        weight=np.array([1, 1, 0, 1], np.float32),
+        boxes=corners.reshape(ROWS, REGIONS, 4).astype(np.float32),
         box_valid=np.arange(REGIONS) < np.array([3, 2, 3, 1])[:, None],
-        phrases=rng.random((ROWS, PHRASES, TOKENS)) < 0.4, box_phrase=np.array([[0, 1, -1]] * ROWS, np.int32),
+        phrases=rng.random((ROWS, PHRASES, TOKENS)) < 0.4,
+        box_phrase=np.array([[0, 1, -1]] * ROWS, np.int32),
         box_group=rng.integers(0, 4, (ROWS, REGIONS)).astype(np.int32),
     )
     batch["phrases"][:, 1] = np.arange(TOKENS) == 3  # a lexeme of one token
@@ -53,7 +56,7 @@ def test_only_what_is_needed_is_built(inputs):
     assert not any(total.active(terms))
     built = {name for name, value in features_of(inputs, terms)._asdict().items() if value is not None}
     assert built == {"image", "text", "weight"}
-    loss, metrics = total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
+    _loss, metrics = total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
     assert {name for name in metrics if name.startswith("loss/")} == {"loss/total", "loss/global"}
     assert total.active(objective(powerset=1.0)) == (True, True, False, False)
     assert total.active(objective(lexeme_region=1.0)) == (True, True, False, False)
@@ -96,12 +99,17 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(inputs):
     assert parts["global"] == pytest.approx(float(softmax), rel=1e-6)
     kept = np.array([0, 1, 3])
     dense = powerset.dense_loss(
-        features.regions[kept], features.region_mask[kept], features.phrases[kept], features.phrase_mask[kept],
-        margin=0.2)
+        features.regions[kept],
+        features.region_mask[kept],
+        features.phrases[kept],
+        features.phrase_mask[kept],
+        margin=0.2,
+    )
     assert parts["powerset"] == pytest.approx(float(dense[0]), rel=1e-5)
     valid = np.asarray(features.region_mask & features.text_mask) & (np.arange(ROWS) != 2)[:, None]
     aligned = region.pair_loss(
-        features.regions[valid], features.region_text[valid], np.ones(valid.sum(), bool), features.group[valid], 10.0)
+        features.regions[valid], features.region_text[valid], np.ones(valid.sum(), bool), features.group[valid], 10.0
+    )
     assert parts["global_region"] == pytest.approx(float(aligned[0]), rel=1e-5)
     assert metrics["global_region/active"] == pytest.approx(valid.sum() / np.asarray(features.region_mask).sum())
     assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())

@@ -1,4 +1,5 @@
 """Blocks, padding and the meeting of rows on one device; several: test_collectives_multi_device.py."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest

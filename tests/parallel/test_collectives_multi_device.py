@@ -1,4 +1,5 @@
 """Who meets whom across shards, and what comes home, in a ring and gathered."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +34,7 @@ def test_every_row_meets_every_row_once_and_comes_home(communication, combine, s
         empty = start(home.shape)
         return collectives.meet(tile, home, empty, guest, empty, meeting, axes, COMBINE[combine])
 
-    mesh = meshes.make_mesh(*shape, *(1,) * (3 - len(shape)), devices=jax.devices()[:int(np.prod(shape))])
+    mesh = meshes.make_mesh(*shape, *(1,) * (3 - len(shape)), devices=jax.devices()[: int(np.prod(shape))])
     with jax.set_mesh(mesh):
         got = jax.jit(lambda *rows: collectives.over_batch(shard, rows))(jnp.float32(home), guest)
     products = guest[:, None] * home[None, :]

@@ -1,4 +1,5 @@
 """The mesh from the config: sizes, several slices or nodes, and what does not divide over it."""
+
 import types
 
 import jax
@@ -16,7 +17,12 @@ def test_fill(sizes, expected):
 
 @pytest.mark.parametrize(
     "sizes, words",
-    [((3, 1, 1), ("3 devices", "8")), ((-1, 3, 1), ("fsdp", "3", "8")), ((-1, -1, 1), ("data and fsdp",)), ((0, 1, 1), ("0",))],
+    [
+        ((3, 1, 1), ("3 devices", "8")),
+        ((-1, 3, 1), ("fsdp", "3", "8")),
+        ((-1, -1, 1), ("data and fsdp",)),
+        ((0, 1, 1), ("0",)),
+    ],
 )
 def test_refuses_sizes_that_do_not_fit(sizes, words):
     with pytest.raises(ConfigError) as error:
@@ -32,8 +38,13 @@ def test_one_device_mesh_cuts_nothing():
 def gpus(nodes, per_node, **attributes):
     """Stand-ins for the devices of several nodes, in the order in which jax lists them."""
     return [
-        types.SimpleNamespace(id=number, platform="gpu", device_kind="H100", process_index=number // per_node,
-                              **{name: at(number) for name, at in attributes.items()})
+        types.SimpleNamespace(
+            id=number,
+            platform="gpu",
+            device_kind="H100",
+            process_index=number // per_node,
+            **{name: at(number) for name, at in attributes.items()},
+        )
         for number in range(nodes * per_node)
     ]
 
@@ -41,8 +52,13 @@ def gpus(nodes, per_node, **attributes):
 @pytest.mark.parametrize(
     "shape, groups, expected",
     [
-        ((32, 1, 1), 4, (4, 1, 1)), ((4, 8, 1), 4, (4, 1, 1)), ((8, 2, 2), 4, (4, 1, 1)),
-        ((2, 16, 1), 4, (2, 2, 1)), ((1, 32, 1), 4, (1, 4, 1)), ((6, 4, 1), 4, (2, 2, 1)), ((5, 2, 1), 1, (1, 1, 1)),
+        ((32, 1, 1), 4, (4, 1, 1)),
+        ((4, 8, 1), 4, (4, 1, 1)),
+        ((8, 2, 2), 4, (4, 1, 1)),
+        ((2, 16, 1), 4, (2, 2, 1)),
+        ((1, 32, 1), 4, (1, 4, 1)),
+        ((6, 4, 1), 4, (2, 2, 1)),
+        ((5, 2, 1), 1, (1, 1, 1)),
     ],
 )
 def test_the_slow_network_lies_on_the_first_axis_that_can_span_it(shape, groups, expected):

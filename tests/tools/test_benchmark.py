@@ -1,4 +1,5 @@
 """The benchmark's command line: what it prints is complete and consistent. No times are asserted."""
+
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,21 @@ import pytest
 from harmopower.data import pipeline
 from tools import benchmark, benchmark_step
 
-SMALL = "powerset --batch 8 --regions 3 --phrases 4 --width 16 --tokens 12 --repeats 1".split()
+SMALL = [
+    "powerset",
+    "--batch",
+    "8",
+    "--regions",
+    "3",
+    "--phrases",
+    "4",
+    "--width",
+    "16",
+    "--tokens",
+    "12",
+    "--repeats",
+    "1",
+]
 
 
 def test_json_holds_every_form(capsys):
@@ -18,7 +33,8 @@ def test_json_holds_every_form(capsys):
     assert all(form["seconds"] > 0 and form["temporary_bytes"] > 0 for form in result["forms"].values())
     assert result["times_faster_than"]["two_sweeps"] == 1
     assert result["share_of_step"]["counted_matmul"] == pytest.approx(
-        result["operations"]["matmul"] / (benchmark.STEP_FLOPS_A_PAIR * 8))
+        result["operations"]["matmul"] / (benchmark.STEP_FLOPS_A_PAIR * 8)
+    )
 
 
 def test_what_is_too_large_or_lacks_the_method_is_not_run(capsys):
@@ -43,8 +59,23 @@ def test_wrong_flag_exits_2(capsys):
 # --- the train step ------------------------------------------------------------------------------------------------
 
 SCENES = str(Path(__file__).parents[2] / "configs" / "scenes.py")
-TINY = ["step", "--config", SCENES, "--preset", "patch16-shared8-vision8x1x2-text8x1x2", "--vocabulary", "32",
-        "--batch", "4", "--repeats", "1", "--set", "data.image_size=64", "--set", "data.context_length=8"]
+TINY = [
+    "step",
+    "--config",
+    SCENES,
+    "--preset",
+    "patch16-shared8-vision8x1x2-text8x1x2",
+    "--vocabulary",
+    "32",
+    "--batch",
+    "4",
+    "--repeats",
+    "1",
+    "--set",
+    "data.image_size=64",
+    "--set",
+    "data.context_length=8",
+]
 
 
 def test_step_counts_and_times_every_contender(capsys):
@@ -69,13 +100,16 @@ def test_step_prints_a_table_and_profiles(capsys, tmp_path):
     assert benchmark_step.largest_costs(tmp_path, 1)[0][1] > 0
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--set", "model.depth=3"], "model.depth"),
-    (["--set", "batch_size=many"], "batch_size=many"),
-    (["--config", "nowhere.py"], "nowhere.py does not exist"),
-    (["--batch", "0"], "config.batch_size 0"),
-    (["--find-batch"], "set --batch"),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--set", "model.depth=3"], "model.depth"),
+        (["--set", "batch_size=many"], "batch_size=many"),
+        (["--config", "nowhere.py"], "nowhere.py does not exist"),
+        (["--batch", "0"], "config.batch_size 0"),
+        (["--find-batch"], "set --batch"),
+    ],
+)
 def test_step_refuses_with_one_line_and_exit_2(flags, words, capsys):
     with pytest.raises(SystemExit) as stop:
         benchmark.main([*TINY, *flags])
@@ -96,7 +130,8 @@ def test_a_random_batch_has_the_shapes_of_the_pipeline():
     found = benchmark_step.Bench(config, 1, 64).batch()
     expected = pipeline.empty_batch(config.data, 64, region_text=True)
     assert {name: (rows.shape, rows.dtype) for name, rows in found.items()} == {
-        name: (rows.shape, rows.dtype) for name, rows in expected.items()}
+        name: (rows.shape, rows.dtype) for name, rows in expected.items()
+    }
 
 
 class Doubled:
@@ -109,9 +144,14 @@ class Doubled:
         return Doubled(batch)
 
     def compile(self, name):
-        return SimpleNamespace(memory_analysis=lambda: SimpleNamespace(
-            argument_size_in_bytes=4 * self.batch, output_size_in_bytes=2 * self.batch, alias_size_in_bytes=self.batch,
-            temp_size_in_bytes=5 * self.batch))
+        return SimpleNamespace(
+            memory_analysis=lambda: SimpleNamespace(
+                argument_size_in_bytes=4 * self.batch,
+                output_size_in_bytes=2 * self.batch,
+                alias_size_in_bytes=self.batch,
+                temp_size_in_bytes=5 * self.batch,
+            )
+        )
 
 
 @pytest.mark.parametrize("limit, batch", [(159, 8), (160, 16), (161, 16)])

@@ -1,4 +1,5 @@
 """The plan: its parts add up, it finds a setting that fits, and the command line says what is wrong."""
+
 import functools
 import json
 from pathlib import Path
@@ -34,7 +35,8 @@ def test_the_parts_of_a_plan_add_up(found):
     memory, config = found["memory_a_device"], tiny()
     assert found["fits"] == "yes" and "would_fit" not in found
     assert found["parameters"] == sum(
-        leaf.size for leaf in jax.tree.leaves(planning.Step(config, make_model)._state.params))
+        leaf.size for leaf in jax.tree.leaves(planning.Step(config, make_model)._state.params)
+    )
     assert memory["gradients"] == 4 * found["parameters"]
     # Two moments in float32 beside the parameters, and the counters.
     assert 12 * found["parameters"] <= memory["state"] <= 12 * found["parameters"] + 100
@@ -51,8 +53,10 @@ def test_the_floor_is_operations_over_peak(found):
 
 
 def test_remat_and_slices_keep_less():
-    kept = [planning.Step(tiny(**settings), make_model).activations()
-            for settings in ({}, {"accumulate": 2}, {"model.remat": "full"}, {"model.patch_dropout": 0.5})]
+    kept = [
+        planning.Step(tiny(**settings), make_model).activations()
+        for settings in ({}, {"accumulate": 2}, {"model.remat": "full"}, {"model.patch_dropout": 0.5})
+    ]
     assert kept[1] < 0.6 * kept[0] and kept[2] < 0.3 * kept[0] and kept[3] < kept[0]
 
 
@@ -88,24 +92,34 @@ def test_candidates_keep_what_is_set_and_shard_last():
 def command(*arguments):
     config = f"--config={CONFIGS / 'scenes.py'}"
     return subprocess.run(
-        [sys.executable, "-m", "tools.plan", config, *arguments], capture_output=True, text=True, cwd=CONFIGS.parent)
+        [sys.executable, "-m", "tools.plan", config, *arguments], capture_output=True, text=True, cwd=CONFIGS.parent
+    )
 
 
 @pytest.mark.slow
 def test_sharding_divides_the_state_over_forced_devices(found):
-    run = command("--devices=2", "--chip=v5e", "--json", "--config.data.source=", "--config.mesh.fsdp=2",
-                  "--config.model.scan_unroll=1")
+    run = command(
+        "--devices=2",
+        "--chip=v5e",
+        "--json",
+        "--config.data.source=",
+        "--config.mesh.fsdp=2",
+        "--config.model.scan_unroll=1",
+    )
     assert run.returncode == 0, run.stderr
     plan = json.loads(run.stdout)
     assert plan["devices"] == 2 and plan["parameters"] == found["parameters"]
     assert plan["memory_a_device"]["state"] < 0.6 * found["memory_a_device"]["state"]
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--chip=abacus"], ["abacus", *accounting.CHIPS]),
-    (["--devices=3"], ["batch_size 64", "3 devices", "multiple of 3"]),
-    (["--devices=2", "--config.mesh.fsdp=3"], ["fsdp", "there are 2"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--chip=abacus"], ["abacus", *accounting.CHIPS]),
+        (["--devices=3"], ["batch_size 64", "3 devices", "multiple of 3"]),
+        (["--devices=2", "--config.mesh.fsdp=3"], ["fsdp", "there are 2"]),
+    ],
+)
 def test_what_cannot_be_planned_is_one_line_and_exit_code_2(arguments, words):
     run = command(*arguments)
     lines = [line for line in run.stderr.splitlines() if line.startswith("error: ")]

@@ -1,4 +1,5 @@
 """A small run for the tests of training: 24 scenes, the tiny preset at 64 px, all objectives on."""
+
 import jax
 
 from harmopower import runs
@@ -15,8 +16,9 @@ def prepare(directory) -> str:
     records.write(
         directory, {"train": (scenes.make_example("train", index, image_size=32) for index in range(24))}, name="scenes"
     )
-    Tokenizer.train((example["captions"][0] for example in records.read(directory, "train")), 320,
-                    directory / "tokenizer.json")
+    Tokenizer.train(
+        (example["captions"][0] for example in records.read(directory, "train")), 320, directory / "tokenizer.json"
+    )
     return str(directory)
 
 
@@ -24,8 +26,11 @@ def small_config(source: str, **settings):
     """All three objectives at batch 8 for six steps."""
     config = get_config()
     config.total_steps, config.batch_size, config.log.every_steps = 6, 8, 1
-    config.data.update(dict(source=source, image_size=64, context_length=20, max_phrases=4, max_boxes=3,
-                            region_text_length=8, threads=1))
+    config.data.update(
+        dict(
+            source=source, image_size=64, context_length=20, max_phrases=4, max_boxes=3, region_text_length=8, threads=1
+        )
+    )
     config.model.update(dict(preset="tiny", pool="mean"))
     config.objective.global_region.weight = 0.1
     config.optimizer.warmup_steps = 2

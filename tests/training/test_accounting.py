@@ -1,4 +1,5 @@
 """Counted work: published numbers, and the matrix products that jax traces. No times are asserted."""
+
 import math
 from pathlib import Path
 
@@ -27,10 +28,22 @@ def preset_config(name, **settings):
 
 def small_config(**settings):
     """A small model with all objectives, batch 8."""
-    return preset_config("patch8-shared128-vision128x3x4-text128x2x4", **({
-        "batch_size": 8, "data.image_size": 32, "data.context_length": 20, "data.max_phrases": 4, "data.max_boxes": 3,
-        "data.region_text_length": 8, "data.max_region_texts": 2, "objective.global_region.weight": 0.1,
-    } | settings))
+    return preset_config(
+        "patch8-shared128-vision128x3x4-text128x2x4",
+        **(
+            {
+                "batch_size": 8,
+                "data.image_size": 32,
+                "data.context_length": 20,
+                "data.max_phrases": 4,
+                "data.max_boxes": 3,
+                "data.region_text_length": 8,
+                "data.max_region_texts": 2,
+                "objective.global_region.weight": 0.1,
+            }
+            | settings
+        ),
+    )
 
 
 def traced_products(jaxpr) -> int:
@@ -50,10 +63,16 @@ def abstract(config):
     """Model, parameters and batch of a config, as shapes."""
     model = clip.from_config(config, 320, 319)
     side, length = config.data.image_size, config.data.context_length
-    params = jax.eval_shape(lambda: nn.unbox(model.init(
-        jax.random.key(0), jnp.zeros((1, side, side, 3), jnp.uint8), jnp.zeros((1, length), jnp.int32))["params"]))
+    params = jax.eval_shape(
+        lambda: nn.unbox(
+            model.init(jax.random.key(0), jnp.zeros((1, side, side, 3), jnp.uint8), jnp.zeros((1, length), jnp.int32))[
+                "params"
+            ]
+        )
+    )
     batch = pipeline.empty_batch(
-        config.data, config.batch_size, grid=model.grid, region_text=total.active(config.objective).region_text)
+        config.data, config.batch_size, grid=model.grid, region_text=total.active(config.objective).region_text
+    )
     return model, params, batch
 
 
@@ -65,7 +84,9 @@ def traced_step(config) -> int:
 
 # open_clip's docs/model_profile.csv: GFLOP of image and text tower, millions of parameters.
 PUBLISHED = {
-    "ViT-S/16": (9.20, 3.38, 62.26), "ViT-B/32": (8.82, 5.96, 151.28), "ViT-B/16": (35.13, 5.96, 149.62),
+    "ViT-S/16": (9.20, 3.38, 62.26),
+    "ViT-B/32": (8.82, 5.96, 151.28),
+    "ViT-B/16": (35.13, 5.96, 149.62),
     "ViT-L/14": (162.03, 13.30, 427.62),
 }
 
@@ -77,8 +98,9 @@ def test_presets_have_the_published_size_and_work(name):
     assert round(accounting.image_flops(config) / 1e9, 2) == image
     assert round(accounting.text_flops(config, 77) / 1e9, 2) == text
     model = clip.from_config(config, clip.VOCABULARY, clip.VOCABULARY - 1)
-    shapes = jax.eval_shape(lambda: model.init(
-        jax.random.key(0), jnp.zeros((1, 224, 224, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32))
+    )
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert round(count / 1e6, 2) == parameters
     if name == "ViT-B/16":
@@ -102,16 +124,23 @@ def test_forward_is_what_is_traced(settings):
     assert traced == 8 * (accounting.forward_flops(config) + others)
 
 
-@pytest.mark.parametrize("settings", [
-    {},
-    {"accumulate": 2},
-    {"accumulate": 2, "data.region_text_every": 2},
-    {"model.pool": "mean", "model.dense": "value"},
-    {"objective.global_region.mode": "crop", "objective.global.kind": "sigmoid"},
-    {"objective.lexeme_region.own_text": True, "objective.powerset.weight": 0.0, "model.patch_dropout": 0.5},
-    {"objective.global_region.weight": 0.0, "objective.lexeme_region.weight": 0.0, "objective.powerset.weight": 0.0,
-     "model.pool": "mean"},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"accumulate": 2},
+        {"accumulate": 2, "data.region_text_every": 2},
+        {"model.pool": "mean", "model.dense": "value"},
+        {"objective.global_region.mode": "crop", "objective.global.kind": "sigmoid"},
+        {"objective.lexeme_region.own_text": True, "objective.powerset.weight": 0.0, "model.patch_dropout": 0.5},
+        {
+            "objective.global_region.weight": 0.0,
+            "objective.lexeme_region.weight": 0.0,
+            "objective.powerset.weight": 0.0,
+            "model.pool": "mean",
+        },
+    ],
+)
 def test_a_step_is_what_is_traced(settings):
     """Within what three times the forward pass leaves out or adds."""
     config = small_config(**settings)
@@ -144,13 +173,15 @@ def test_patch_dropout_and_context_length_enter():
     work = lambda **settings: accounting.forward_flops(preset_config("ViT-B/16", **settings))
     assert work(model__patch_dropout=0.5) < 0.6 * work()
     assert work(data__context_length=32) == work() - accounting.text_flops(preset_config("ViT-B/16"), 77) + (
-        accounting.text_flops(preset_config("ViT-B/16"), 32))
+        accounting.text_flops(preset_config("ViT-B/16"), 32)
+    )
 
 
 def test_the_full_objective_costs_little_over_the_global_one():
     """Issue 4: at most 3 % counted at ViT-B/16, batch 4096, M = 10, K = 20, also with what the losses' tiles repeat."""
-    plain, full = (configs.load(CONFIGS / f"{name}.py")
-                   for name in ("cc12m_clip_meanpool_vitb16", "cc12m_harmopower_vitb16"))
+    plain, full = (
+        configs.load(CONFIGS / f"{name}.py") for name in ("cc12m_clip_meanpool_vitb16", "cc12m_harmopower_vitb16")
+    )
     for hardware in (False, True):
         base, whole = accounting.step_flops(plain, hardware), accounting.step_flops(full, hardware)
         assert set(whole) >= {"global", "lexeme_region", "global_region", "powerset", "region_texts"}
@@ -161,7 +192,11 @@ def test_peaks_by_the_names_that_jax_reports():
     assert accounting.peak_flops("NVIDIA H200") == accounting.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert accounting.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12 and accounting.peak_flops("NVIDIA B200") == 2250e12
     assert [accounting.peak_flops(f"TPU {name}") for name in ("v4", "v5 lite", "v5", "v6 lite")] == [
-        275e12, 197e12, 459e12, 918e12]
+        275e12,
+        197e12,
+        459e12,
+        918e12,
+    ]
     assert accounting.peak_flops("cpu") is None and accounting.peak_flops("NVIDIA H100 PCIe") is None
 
 
@@ -175,11 +210,16 @@ def test_rates_of_a_row():
     rates.step_done(204.0)
     row = rates.row()
     flops = sum(accounting.step_flops(config).values())
-    assert row == pytest.approx({
-        "examples_per_second": 3 * 8 / 6, "examples_per_second_per_chip": 2.0, "step_seconds_p50": 1.0,
-        "step_seconds_p95": np.percentile([1, 1, 4], 95), "data_wait_share": 1 / 6,
-        "model_flops_utilization": 3 * flops / 6 / (2 * 989e12),
-    })
+    assert row == pytest.approx(
+        {
+            "examples_per_second": 3 * 8 / 6,
+            "examples_per_second_per_chip": 2.0,
+            "step_seconds_p50": 1.0,
+            "step_seconds_p95": np.percentile([1, 1, 4], 95),
+            "data_wait_share": 1 / 6,
+            "model_flops_utilization": 3 * flops / 6 / (2 * 989e12),
+        }
+    )
     rates.step_done(206.0)
     assert rates.row()["examples_per_second"] == 4.0 and rates.row()["examples_per_second"] == 0.0
 

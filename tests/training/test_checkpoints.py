@@ -1,4 +1,5 @@
 """Checkpoints: to the bit, the newest and the best, and clear errors where they do not fit."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,11 @@ def setting(image_size=32, optimizer="adamw"):
     config = get_config()
     config.optimizer.name = optimizer
     config.model.preset, config.data.image_size, config.data.context_length = "tiny", image_size, 8
-    return clip.from_config(config, 32, 31), optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1])
+    return (
+        clip.from_config(config, 32, 31),
+        optimizers.make_optimizer(config),
+        meshes.make_mesh(devices=jax.devices()[:1]),
+    )
 
 
 @pytest.fixture(scope="module")

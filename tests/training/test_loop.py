@@ -1,4 +1,5 @@
 """The loop: all objectives train, the same seed gives the same losses, a stopped run goes on to the bit."""
+
 import numpy as np
 import pytest
 
@@ -38,9 +39,21 @@ class StopAfter(StopSignal):
 def test_every_step_is_logged_with_every_term(whole):
     _, rows = whole
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    names = {"loss/total", "loss/global", "loss/lexeme_region", "loss/global_region", "loss/powerset", "gradient_norm",
-             "learning_rate", "bad_records", "examples_per_second", "examples_per_second_per_chip", "step_seconds_p50",
-             "step_seconds_p95", "data_wait_share"}
+    names = {
+        "loss/total",
+        "loss/global",
+        "loss/lexeme_region",
+        "loss/global_region",
+        "loss/powerset",
+        "gradient_norm",
+        "learning_rate",
+        "bad_records",
+        "examples_per_second",
+        "examples_per_second_per_chip",
+        "step_seconds_p50",
+        "step_seconds_p95",
+        "data_wait_share",
+    }
     assert all(names <= set(row) for row in rows) and all(np.isfinite(value) for row in rows for value in row.values())
     assert rows[0]["examples_per_second"] == 0  # the first step compiles; nothing is measured yet
     for row in rows[1:]:
@@ -49,8 +62,10 @@ def test_every_step_is_logged_with_every_term(whole):
 
 def test_the_total_is_the_weighted_sum(whole):
     for row in whole[1]:
-        parts = sum(row[f"weight/{name}"] * row[f"loss/{name}"]
-                    for name in ("global", "lexeme_region", "global_region", "powerset"))
+        parts = sum(
+            row[f"weight/{name}"] * row[f"loss/{name}"]
+            for name in ("global", "lexeme_region", "global_region", "powerset")
+        )
         assert row["loss/total"] == pytest.approx(parts, rel=1e-5)
 
 
@@ -85,8 +100,9 @@ def test_each_objective_can_be_switched_off(source, tmp_path, name):
 
 
 def test_sigmoid_with_crops_and_own_temperature_trains(source, tmp_path):
-    config = common.small_config(source, total_steps=3, objective__global_region__mode="crop",
-                                 objective__lexeme_region__temperature="own")
+    config = common.small_config(
+        source, total_steps=3, objective__global_region__mode="crop", objective__lexeme_region__temperature="own"
+    )
     config.objective["global"].kind = "sigmoid"
     common.train(config, tmp_path)
     assert len(writers.read_metrics(str(tmp_path))) == 3
@@ -103,9 +119,12 @@ def test_a_non_finite_loss_names_the_term_and_keeps_the_good_checkpoint(source, 
 
 def test_evaluation_metrics_choose_the_best_checkpoint(source, tmp_path):
     found = {2: 0.1, 4: 0.9, 6: 0.5}
-    config = common.small_config(source, evaluation__every_steps=2, checkpoint__every_steps=2, checkpoint__keep=1,
-                                 checkpoint__best="r1")
+    config = common.small_config(
+        source, evaluation__every_steps=2, checkpoint__every_steps=2, checkpoint__keep=1, checkpoint__best="r1"
+    )
     common.train(config, tmp_path, evaluate=lambda params, step: {"r1": found[step]})
     assert Checkpoints(str(tmp_path)).steps() == [4, 6]
-    evaluations = {row["step"]: row["evaluation/r1"] for row in writers.read_metrics(str(tmp_path)) if "evaluation/r1" in row}
+    evaluations = {
+        row["step"]: row["evaluation/r1"] for row in writers.read_metrics(str(tmp_path)) if "evaluation/r1" in row
+    }
     assert evaluations == found

@@ -1,4 +1,5 @@
 """The same run on one and on eight devices: the losses agree, and what a device holds shrinks."""
+
 import pathlib
 import re
 import signal
@@ -79,8 +80,12 @@ def held(source, *shape) -> tuple[int, int]:
     model, optimizer = runs.build_model(settings, runs.open_data(settings)[0]), optimizers.make_optimizer(settings)
     state = states.create(model, optimizer, meshes.make_mesh(*shape), 0)
     return tuple(
-        sum(shard.data.nbytes for leaf in jax.tree.leaves(part) for shard in leaf.addressable_shards
-            if shard.device == jax.devices()[0])
+        sum(
+            shard.data.nbytes
+            for leaf in jax.tree.leaves(part)
+            for shard in leaf.addressable_shards
+            if shard.device == jax.devices()[0]
+        )
         for part in (state.params, state.optimizer_state)
     )
 
@@ -102,7 +107,9 @@ def test_tokens_are_looked_up_without_communication(source):
         ids = jax.ShapeDtypeStruct((16, 20), np.int32, sharding=meshes.batch_sharding(mesh))
         encode = jax.jit(lambda params, ids: model.apply({"params": params}, ids, method="encode_text").tokens)
         compiled = encode.lower(params, ids).compile().as_text()
-    collectives = [line for line in compiled.splitlines() if re.search(r" (all-|collective-|reduce-scatter)[a-z-]+\(", line)]
+    collectives = [
+        line for line in compiled.splitlines() if re.search(r" (all-|collective-|reduce-scatter)[a-z-]+\(", line)
+    ]
     assert any("text/transformer" in line for line in collectives)  # it is sharded at all
     assert not [line for line in collectives if "text/gather" in line]
 

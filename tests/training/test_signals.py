@@ -1,4 +1,5 @@
 """Signals set a flag inside the block and are given back after it."""
+
 import os
 import signal
 

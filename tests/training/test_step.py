@@ -1,4 +1,5 @@
 """The train step: exact accumulation, falling loss, clamped temperatures, crops."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +28,7 @@ def setting(source, **settings):
 
 @pytest.mark.parametrize("dense, every, slices", [("full", 1, (2, 4)), ("value", 2, (4,))])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(source, dense, every, slices):
-    config, model, batch = setting(
-        source, model__patch_dropout=0.5, model__dense=dense, data__region_text_every=every)
+    config, model, batch = setting(source, model__patch_dropout=0.5, model__dense=dense, data__region_text_every=every)
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     params = states.create(model, optimizers.make_optimizer(config), mesh, 0).params
     batch["weight"] = batch["weight"].at[3].set(0)
@@ -48,7 +48,9 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(source, dense, every
 
 def test_every_step_computes_other_patches_and_only_those(source):
     config, model, batch = setting(source, model__patch_dropout=0.75)
-    params = states.create(model, optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1]), 0).params
+    params = states.create(
+        model, optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1]), 0
+    ).params
     loss = jax.jit(lambda key: steps.gradient(model, config, params, batch, 5, key)[1]["loss/global"])
     first, again, other = (float(loss(jax.random.key(key))) for key in (0, 0, 1))
     assert first == again != other
@@ -80,10 +82,20 @@ def test_loss_falls_on_one_batch(source):
 def test_region_texts_take_turns(source):
     """Loss and gradient are those of a batch in which only the images whose turn it is have texts."""
     config, model, batch = setting(source, data__region_text_every=4, objective__lexeme_region__own_text=True)
-    params = states.create(model, optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1]), 0).params
-    gradient = jax.jit(lambda batch, every: steps.gradient(
-        model, common.small_config("", data__region_text_every=every, objective__lexeme_region__own_text=True), params,
-        batch, 6, jax.random.key(0)), static_argnums=1)
+    params = states.create(
+        model, optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1]), 0
+    ).params
+    gradient = jax.jit(
+        lambda batch, every: steps.gradient(
+            model,
+            common.small_config("", data__region_text_every=every, objective__lexeme_region__own_text=True),
+            params,
+            batch,
+            6,
+            jax.random.key(0),
+        ),
+        static_argnums=1,
+    )
     chosen = jnp.zeros(8, bool).at[jnp.array([2, 5])].set(True)  # step 6 of every 4
     few = {**batch, "box_tokens": jnp.where(chosen[:, None, None], batch["box_tokens"], 0)}
     whole, by_turns, by_hand = gradient(batch, 1), gradient(batch, 4), gradient(few, 1)

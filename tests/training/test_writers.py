@@ -1,4 +1,5 @@
 """Metric files: what they hold, and that a resumed run reads as one uninterrupted run."""
+
 import csv
 import json
 
