@@ -5,18 +5,10 @@ import sys
 
 from absl import app, flags
 
-from harmopower.config import ConfigError
+from harmopower.errors import CommandError, UserError
 
 # What reading flags and files can raise when the command line or the data are wrong.
 PARSE_ERRORS = (AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, flags.Error)
-
-
-class CommandError(Exception):
-    """Ends the command with `exit_code` and one line."""
-
-    def __init__(self, message: str, exit_code: int = 2):
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -29,10 +21,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         _fail(error, 2)
     try:
         app.run(main, argv=argv, flags_parser=lambda args: args)
-    except CommandError as error:
+    except UserError as error:
         _fail(error, error.exit_code)
-    except ConfigError as error:
-        _fail(error, 2)
 
 
 def loaded_config(value):

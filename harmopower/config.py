@@ -12,6 +12,8 @@ import runpy
 
 from ml_collections import ConfigDict
 
+from harmopower.errors import ConfigError
+
 CHOICES = {
     "data.regions": ("boxes", "random", "mixed"),
     "data.resize_mode": ("squash", "shortest"),
@@ -181,10 +183,6 @@ def _optimizer() -> ConfigDict:
             clip_norm=1.0,
         )
     )
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; its text names the key, the value and the rule."""
 
 
 def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:

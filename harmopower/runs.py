@@ -7,9 +7,9 @@ import jax
 import rich.console
 
 from harmopower import config as configs
-from harmopower.command import CommandError
 from harmopower.data import pipeline
 from harmopower.data.tokenize import FILE_NAME, Tokenizer
+from harmopower.errors import CommandError, ConfigError
 from harmopower.evaluation import suite
 from harmopower.models import clip
 from harmopower.objectives import total
@@ -25,7 +25,7 @@ def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
       CommandError: something is missing or impossible; the text names path, key and what to run.
     """
     if not config.data.source:
-        raise configs.ConfigError("config.data.source is empty; set it to a folder that tools.prepare has made")
+        raise ConfigError("config.data.source is empty; set it to a folder that tools.prepare has made")
     try:
         found = pipeline.from_config(
             config.data,
@@ -97,9 +97,7 @@ def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer
       ConfigError: `config.evaluation.suite` is unknown.
     """
     if config.evaluation.suite not in suite.SUITES:
-        raise configs.ConfigError(
-            f"config.evaluation.suite {config.evaluation.suite!r} is none of {', '.join(suite.SUITES)}"
-        )
+        raise ConfigError(f"config.evaluation.suite {config.evaluation.suite!r} is none of {', '.join(suite.SUITES)}")
 
     def evaluate(params, step: int) -> dict[str, float]:
         encoder = suite.Encoder(

@@ -12,7 +12,8 @@ from ml_collections import config_flags
 from harmopower import command, runs
 from harmopower import config as configs
 from harmopower.data.pipeline import BadDataError
-from harmopower.interop import init
+from harmopower.errors import CommandError
+from harmopower.interop import starting
 from harmopower.parallel import mesh as meshes
 from harmopower.training import loop
 from harmopower.training.signals import StopSignal
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     """Sets the run up, then hands over to the loop."""
     command.refuse_arguments(argv)
     if "://" in WORKDIR.value:
-        raise command.CommandError(
+        raise CommandError(
             f"--workdir {WORKDIR.value}: metrics are written to folders only; mount the bucket and give its folder"
         )
     logging.set_verbosity(logging.WARNING)
@@ -39,15 +40,15 @@ def main(argv: list[str]) -> int:
     model = runs.build_model(config, tokenizer)
     runs.write_workdir(workdir, config, tokenizer)
     say = print if jax.process_index() == 0 else (lambda text: None)
-    load_init = (lambda params: init.load_init(config.init, params, config, say)) if config.init else None
+    load_init = (lambda params: starting.load_init(config.init, params, config, say)) if config.init else None
     with StopSignal() as stop:
         evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.agreed)
         try:
             return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init)
         except BadDataError as error:
-            raise command.CommandError(str(error), exit_code=1) from error
+            raise CommandError(str(error), exit_code=1) from error
         except NonFiniteError as error:
-            raise command.CommandError(
+            raise CommandError(
                 f"{error}; the last good checkpoint is kept. Lower config.optimizer.learning_rate "
                 f"({config.optimizer.learning_rate}) or the weight of the term named",
                 exit_code=1,

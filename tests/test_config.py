@@ -3,6 +3,7 @@
 import pytest
 
 from harmopower import config as configs
+from harmopower.errors import ConfigError
 
 
 def changed(**settings):
@@ -30,7 +31,7 @@ def changed(**settings):
     ],
 )
 def test_refuses_with_key_and_both_values(settings, devices, words):
-    with pytest.raises(configs.ConfigError) as error:
+    with pytest.raises(ConfigError) as error:
         configs.validate(changed(**settings), devices)
     assert all(word in str(error.value) for word in words), error.value
 
@@ -39,7 +40,7 @@ def test_refuses_a_run_without_objectives():
     config = configs.get_config()
     for name in configs.OBJECTIVES:
         config.objective[name].weight = 0.0
-    with pytest.raises(configs.ConfigError, match="nothing to train on"):
+    with pytest.raises(ConfigError, match="nothing to train on"):
         configs.validate(config, 1)
 
 

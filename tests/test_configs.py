@@ -9,6 +9,7 @@ from ml_collections.config_flags import config_flags
 import pytest
 
 from harmopower import config as configs
+from harmopower.errors import ConfigError
 from harmopower.models import clip
 from harmopower.objectives import total
 
@@ -101,5 +102,5 @@ def test_what_is_no_config_is_refused(tmp_path):
     empty = tmp_path / "empty.py"
     empty.write_text("")
     for path, words in ((tmp_path / "none.py", "does not exist"), (empty, "has no get_config")):
-        with pytest.raises(configs.ConfigError, match=words):
+        with pytest.raises(ConfigError, match=words):
             configs.load(path)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harmopower import config as configs
+from harmopower.errors import ConfigError
 from harmopower.models import clip
 from harmopower.parallel import mesh as meshes
 from harmopower.training import accounting
@@ -147,9 +148,9 @@ def load_config(options: argparse.Namespace):
         try:
             config.update_from_flattened_dict({key: _literal(value)})
         except KeyError as error:
-            raise configs.ConfigError(f"--set {key}={value}: the config has no key {key}") from error
+            raise ConfigError(f"--set {key}={value}: the config has no key {key}") from error
         except (TypeError, ValueError) as error:
-            raise configs.ConfigError(f"--set {key}={value}: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"--set {key}={value}: {' '.join(str(error).split())}") from error
     configs.validate(config, options.devices)
     return config
 

@@ -13,16 +13,16 @@ import argparse
 import sys
 
 from harmopower import config as configs
-from harmopower.command import CommandError
-from harmopower.interop import init
+from harmopower.errors import CommandError, ConfigError
+from harmopower.interop import starting
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code, 2 for errors of the user."""
     options = vars(_parser().parse_args(arguments))
     try:
-        init.convert(options.pop("source"), options.pop("output"), **options)
-    except (CommandError, configs.ConfigError, OSError) as error:
+        starting.convert(options.pop("source"), options.pop("output"), **options)
+    except (CommandError, ConfigError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return 0

@@ -14,9 +14,8 @@ from etils import epath
 import jax
 
 from harmopower import runs
-from harmopower.command import CommandError
-from harmopower.config import ConfigError
 from harmopower.data.tokenize import TokenizerError
+from harmopower.errors import CommandError, ConfigError
 from harmopower.interop import export
 from harmopower.parallel import mesh as meshes
 

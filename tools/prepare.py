@@ -13,7 +13,9 @@ import time
 import rich.progress
 import tensorflow_datasets as tfds
 
-from harmopower.data import jsonl, records, scenes, tokenize
+from harmopower.data import records, tokenize
+from harmopower.data.readers import jsonl
+from harmopower.data.scenes import builder as scenes
 
 _DONE = "prepared.json"  # written last, with the settings: a folder without it is not finished
 _SHOWN = 20  # bad lines that are printed; all are counted

@@ -8,7 +8,8 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from harmopower.data import records, transforms
-from harmopower.objectives import region
+from harmopower.features import regions as region_features
+from harmopower.features.vectors import normalise
 from harmopower.parallel import mesh as meshes
 from harmopower.parallel import rules
 
@@ -116,18 +117,18 @@ def _pad_boxes(boxes: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarr
 @functools.partial(jax.jit, static_argnums=0)
 def _image_features(model, params, images):
     encoded = model.apply({"params": params}, rules.constrain(images), method="encode_image")
-    return _whole(region.normalise(encoded.pooled)), encoded.tokens
+    return _whole(normalise(encoded.pooled)), encoded.tokens
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _region_features(tokens, boxes, valid, grid, mode):
-    return _whole(region.pool_regions(tokens.astype("float32"), boxes, valid, grid, mode)[0])
+    return _whole(region_features.pool_regions(tokens.astype("float32"), boxes, valid, grid, mode)[0])
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _text_features(model, params, ids):
     encoded = model.apply({"params": params}, rules.constrain(ids), method="encode_text")
-    return _whole(region.normalise(encoded.pooled))
+    return _whole(normalise(encoded.pooled))
 
 
 def _whole(x):

@@ -15,7 +15,7 @@ from etils import epath
 import numpy as np
 import safetensors
 
-from harmopower.command import CommandError
+from harmopower.errors import CommandError
 
 MARK = "harmopower.json"  # what an exported or converted folder came from; a folder with it may be replaced
 _SAFETENSORS = (".safetensors",)

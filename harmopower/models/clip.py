@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from harmopower.config import ConfigError
+from harmopower.errors import ConfigError
 from harmopower.models import presets
 from harmopower.models.text import TextTower
 from harmopower.models.vision import VisionTower

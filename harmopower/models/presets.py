@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 
-from harmopower.config import ConfigError
+from harmopower.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from harmopower.features import phrases, regions
+from harmopower.features.vectors import normalise
 from harmopower.objectives import contrastive, powerset, region
 
 
@@ -80,10 +82,10 @@ def gather_features(
       crops: [B, M, D] image embeddings of the enlarged boxes, for `global_region.mode = "crop"`.
     """
     needs = active(objective)
-    fields = dict(image=region.normalise(image_tower.pooled), text=region.normalise(text_tower.pooled))
+    fields = dict(image=normalise(image_tower.pooled), text=normalise(text_tower.pooled))
     fields["weight"] = jnp.asarray(batch["weight"], jnp.float32)
     if needs.regions:
-        fields["regions"], fields["region_mask"] = region.pool_regions(
+        fields["regions"], fields["region_mask"] = regions.pool_regions(
             image_tower.tokens,
             batch["boxes"],
             batch["box_valid"],
@@ -92,12 +94,12 @@ def gather_features(
             batch.get("kept_patches"),
         )
     if objective.powerset.weight > 0:
-        fields["phrases"], fields["phrase_mask"] = sum_phrases(
+        fields["phrases"], fields["phrase_mask"] = phrases.sum_phrases(
             text_tower.tokens, batch["phrases"], objective.powerset.phrase_norm
         )
     if objective.lexeme_region.weight > 0:
         own = (region_text_tower, region_text_content) if _uses_own_text(objective.lexeme_region) else ()
-        fields["lexemes"], fields["pair_mask"] = pool_lexemes(
+        fields["lexemes"], fields["pair_mask"] = phrases.pool_lexemes(
             text_tower.tokens, batch["phrases"], batch["box_phrase"], *own
         )
     if objective.global_region.weight > 0:
@@ -109,60 +111,19 @@ def gather_features(
     return Features(**fields)
 
 
-def sum_phrases(tokens, phrases, phrase_norm: str):
-    """Powerset phrases: the sum of the L2-normalised token embeddings (METHOD section 3).
-
-    Args:
-      tokens: [B, T, D] text tokens, not normalised.
-      phrases: bool [B, K, T]. Those of fewer than 2 tokens are no constituents: they travel as lexemes only.
-      phrase_norm: "sum", or "unit" to L2-normalise the sum.
-    Returns:
-      phrases [B, K, D] in the type of the tokens, and their mask bool [B, K].
-    """
-    mask = phrases.sum(-1) >= 2
-    members = (phrases & mask[..., None]).astype(tokens.dtype)
-    leaves = region.normalise(tokens).astype(tokens.dtype)
-    summed = jnp.einsum("bkt,btd->bkd", members, leaves, preferred_element_type=jnp.float32)
-    if phrase_norm == "unit":
-        summed = region.normalise(summed)
-    return summed.astype(tokens.dtype), mask
-
-
-def pool_lexemes(tokens, phrases, box_phrase, region_text_tower=None, region_text_content=None):
-    """Lexemes: the L2-normalised mean of the tokens of a region's phrase, or of its own text where it has no phrase.
-
-    Args:
-      tokens: [B, T, D]; phrases: bool [B, K, T]; box_phrase: int32 [B, M], index into phrases, -1 for none.
-      region_text_tower, region_text_content: see `gather_features`.
-    Returns:
-      lexemes [B, M, D] in the type of the tokens, and bool [B, M]: which regions have one.
-    """
-    span = jnp.take_along_axis(phrases, jnp.maximum(box_phrase, 0)[..., None], axis=1) & (box_phrase >= 0)[..., None]
-    # The mean and the sum differ by a factor that the normalisation removes.
-    summed = jnp.einsum("bmt,btd->bmd", span.astype(tokens.dtype), tokens, preferred_element_type=jnp.float32)
-    mask = span.any(-1)
-    if region_text_tower is not None:
-        content = region_text_content.astype(tokens.dtype)
-        own = jnp.einsum("brs,brsd->brd", content, region_text_tower.tokens, preferred_element_type=jnp.float32)
-        without_text = ((0, 0), (0, mask.shape[1] - content.shape[1]))
-        summed = jnp.where(mask[..., None], summed, jnp.pad(own, (*without_text, (0, 0))))
-        mask |= jnp.pad(region_text_content.any(-1), without_text)
-    return region.normalise(summed, mask).astype(tokens.dtype), mask
-
-
 def _region_targets(mode, region_mask, region_text_tower, region_text_content, crops):
     """What GR pulls the first R regions towards, [B, R, D] L2-normalised, and which of them have it, bool [B, R]."""
     if mode == "crop":
         if crops is None:
             raise ValueError("objective.global_region.mode is 'crop' but no crop embeddings were given")
-        return region.normalise(crops, region_mask), region_mask
+        return normalise(crops, region_mask), region_mask
     if region_text_tower is None:
         raise ValueError(
             "objective.global_region.weight is above 0 with mode 'text' but the data have no texts of regions; "
             "set the weight to 0, the mode to crop, or prepare data with region texts"
         )
     mask = region_text_content.any(-1)
-    return region.normalise(region_text_tower.pooled, mask), mask
+    return normalise(region_text_tower.pooled, mask), mask
 
 
 # --- second stage: the loss ----------------------------------------------------------------------------------------
@@ -221,11 +182,11 @@ def _lexeme_region(features: Features, scales, objective, rng):
 def _global_region(features: Features, scales, objective, rng):
     valid = _valid_pairs(features, features.text_mask)
     with_text = features.text_mask.shape[1]  # the other regions would only be padding in a loss of B M x B M
-    regions, group = features.regions[:, :with_text], features.group[:, :with_text]
+    phi, group = features.regions[:, :with_text], features.group[:, :with_text]
     if objective.global_region.mode == "crop":
-        loss, metrics = region.crop_loss(regions, features.region_text, valid)
+        loss, metrics = region.crop_loss(phi, features.region_text, valid)
     else:
-        rows = (_flat(array) for array in (regions, features.region_text, valid, group))
+        rows = (_flat(array) for array in (phi, features.region_text, valid, group))
         loss, metrics = region.pair_loss(
             *rows,
             _region_scale(scales, objective),

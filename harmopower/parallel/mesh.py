@@ -11,7 +11,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from harmopower.config import ConfigError
+from harmopower.errors import ConfigError
 from harmopower.parallel import rules
 
 

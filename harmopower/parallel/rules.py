@@ -9,7 +9,7 @@ import math
 import jax
 from jax.sharding import PartitionSpec
 
-from harmopower.config import ConfigError
+from harmopower.errors import ConfigError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")

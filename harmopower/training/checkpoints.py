@@ -10,7 +10,7 @@ from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from harmopower.command import CommandError
+from harmopower.errors import CommandError
 from harmopower.training.state import TrainState
 
 

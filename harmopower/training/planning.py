@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from harmopower import config as configs
 from harmopower.data import pipeline
+from harmopower.errors import ConfigError
 from harmopower.models import vision
 from harmopower.objectives import total
 from harmopower.parallel import mesh as meshes
@@ -215,7 +216,7 @@ def first_fit(config, memory: Memory, chip: accounting.Chip, make_model: Callabl
         changed.update_from_flattened_dict(settings)
         try:
             step = Step(changed, make_model)
-        except configs.ConfigError:
+        except ConfigError:
             continue  # the batch or the mesh does not divide
         counted = memory._replace(**step.arguments(), activations=step.activations())
         if verdict(counted, chip) != "no" and verdict(counted._replace(temporary=step.temporary()), chip) == "yes":

@@ -13,12 +13,14 @@ import pytest
 import rich.console
 
 from harmopower.config import get_config
-from harmopower.data import records, scenes
+from harmopower.data import records
+from harmopower.data.scenes import builder as scenes
 from harmopower.data.tokenize import Tokenizer
 from harmopower.evaluation import classification, composition, suite
 from harmopower.evaluation import encoder as encoders
+from harmopower.features.regions import region_weights
+from harmopower.features.vectors import normalise
 from harmopower.models import clip
-from harmopower.objectives import region
 
 SIZE, LENGTH, BATCH = 64, 16, 16
 SPLITS = ("test", "test_unseen")
@@ -84,8 +86,8 @@ def test_a_batch_does_not_depend_on_its_padding_and_regions_come_in_order(encode
     np.testing.assert_allclose(regions[-len(own) :], own, atol=1e-5)
     model, params = model_and_params
     encoded = model.apply({"params": params}, prepared[-1].image[None], method="encode_image")
-    weights = region.region_weights(prepared[-1].boxes, model.grid, "overlap")
-    np.testing.assert_allclose(own, region.normalise(weights @ encoded.tokens[0]), atol=1e-4)
+    weights = region_weights(prepared[-1].boxes, model.grid, "overlap")
+    np.testing.assert_allclose(own, normalise(weights @ encoded.tokens[0]), atol=1e-4)
 
 
 def test_new_parameters_change_the_result_without_compiling_again(encoder, model_and_params, tokenizer):

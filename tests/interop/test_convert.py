@@ -14,7 +14,7 @@ import safetensors.numpy
 import torch
 
 from harmopower import config as configs
-from harmopower.interop import init, names, source, weights
+from harmopower.interop import names, source, starting, weights
 from harmopower.interop.weights import ConversionError
 from harmopower.parallel import mesh as meshes
 from harmopower.training.checkpoints import Checkpoints
@@ -244,7 +244,7 @@ def test_image_positions_are_resampled_as_open_clip_does(old, new):
         visual = Visual()
 
     open_clip.model.resize_pos_embed(state, Model())
-    found = init.resample_vision_position(position, new)
+    found = starting.resample_vision_position(position, new)
     np.testing.assert_allclose(found, state["visual.positional_embedding"].numpy(), atol=2e-5)
 
 
@@ -258,7 +258,7 @@ def test_text_positions_are_stretched_as_open_clip_does(old, new):
 
     open_clip.model.resize_text_pos_embed(state, Model())
     expected = state["positional_embedding"].numpy()
-    np.testing.assert_allclose(init.resample_text_position(position, new), expected, atol=2e-5)
+    np.testing.assert_allclose(starting.resample_text_position(position, new), expected, atol=2e-5)
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def test_init_starts_from_it(converted, direct):
     config, told = settings(HEADS_OF_64, kind="sigmoid", activation="quick_gelu"), []
     params = fresh_params(config)
     path = folder.parent / "m.safetensors" if direct else folder
-    found = flattened(init.load_init(str(path), params, config, told.append))
+    found = flattened(starting.load_init(str(path), params, config, told.append))
     for name, leaf in flattened(params).items():
         np.testing.assert_array_equal(found[name], flat.get(name, leaf), err_msg=name)
         assert found[name].sharding == leaf.sharding
@@ -324,10 +324,10 @@ def test_init_starts_from_it(converted, direct):
 def test_init_resamples_positions(converted):
     folder, flat = converted
     config, told = settings(HEADS_OF_64, image_size=64, context_length=24), []
-    found = flattened(init.load_init(str(folder), fresh_params(config), config, told.append))
+    found = flattened(starting.load_init(str(folder), fresh_params(config), config, told.append))
     expected = {
-        "vision/position": init.resample_vision_position(flat["vision/position"], 8),
-        "text/position": init.resample_text_position(flat["text/position"], 24),
+        "vision/position": starting.resample_vision_position(flat["vision/position"], 8),
+        "text/position": starting.resample_text_position(flat["text/position"], 24),
     }
     for name, position in expected.items():
         np.testing.assert_allclose(found[name], position, atol=1e-6)
@@ -340,7 +340,7 @@ def test_captions_that_fit_a_shorter_context_mean_the_same(converted):
     pooled = []
     for length in (16, 8):
         config = settings(HEADS_OF_64, context_length=length)
-        params = init.load_init(str(converted[0]), fresh_params(config), config, lambda line: None)
+        params = starting.load_init(str(converted[0]), fresh_params(config), config, lambda line: None)
         model = source.clip.from_config(config, tokenizer().vocab_size, tokenizer().eot_id)
         ids = tokenizer().encode_batch(["a red circle"], length)[0]
         assert ids.shape == (1, length) and (ids == tokenizer().eot_id).any()
@@ -351,14 +351,14 @@ def test_captions_that_fit_a_shorter_context_mean_the_same(converted):
 def test_init_of_another_size_is_one_line(converted):
     config = settings("patch8-shared16-vision64x3x1-text64x1x1")
     with pytest.raises(ConversionError, match=r"norm_1/bias is \[2, 64\] there, \[3, 64\] here"):
-        init.load_init(str(converted[0]), fresh_params(config), config, print)
+        starting.load_init(str(converted[0]), fresh_params(config), config, print)
 
 
 def test_init_from_another_run(tmp_path):
     config = settings()
     flat = random_params(config)
     write_run(tmp_path / "run", config, flat)
-    found = flattened(init.load_init(str(tmp_path / "run"), fresh_params(config), config, pytest.fail))
+    found = flattened(starting.load_init(str(tmp_path / "run"), fresh_params(config), config, pytest.fail))
     for name, expected in flat.items():
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
@@ -385,7 +385,7 @@ def test_conversion_to_another_resolution_computes_what_open_clip_computes(tmp_p
     model = source.clip.from_config(found, tokenizer().vocab_size, tokenizer().eot_id)
     images = np.random.default_rng(0).uniform(0, 1, (2, 48, 48, 3)).astype(np.float32)
     ids = tokenizer().encode_batch(["a red circle", "a blue square left of a star"], 24)[0]
-    params = init.load_init(str(tmp_path / "out"), fresh_params(settings(HEADS_OF_64, 48, 24)), found)
+    params = starting.load_init(str(tmp_path / "out"), fresh_params(settings(HEADS_OF_64, 48, 24)), found)
     image, text, _ = jax.jit(model.apply)({"params": params}, images, ids)
     pixels = (images - np.array(model.pixel_mean, np.float32)) / np.array(model.pixel_std, np.float32)
     with torch.no_grad():

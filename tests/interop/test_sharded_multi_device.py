@@ -10,7 +10,7 @@ if jax.device_count() < 8:
 from interop_models import settings, tokenizer
 
 from harmopower import config as configs
-from harmopower.interop import export, init, source
+from harmopower.interop import export, source, starting
 from harmopower.parallel import mesh as meshes
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
@@ -40,6 +40,6 @@ def test_sharded_checkpoint_out_and_in(tmp_path):
         np.testing.assert_array_equal(found.read(name), leaf, err_msg=name)
     for path in (run, tmp_path / "out"):  # another run's workdir, and published weights
         fresh = sharded_state(config, 2).params
-        loaded = init.load_init(str(path), fresh, config, lambda line: None)
+        loaded = starting.load_init(str(path), fresh, config, lambda line: None)
         jax.tree.map(np.testing.assert_array_equal, loaded, state.params)
         jax.tree.map(lambda a, b: np.testing.assert_(a.sharding == b.sharding), loaded, fresh)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmopower.config import ConfigError, get_config
+from harmopower.config import get_config
+from harmopower.errors import ConfigError
 from harmopower.models import clip, vision
 
 EOT = 63

@@ -1,4 +1,4 @@
-"""Regions as linear maps against textbook pooling, and the pair loss against the float64 oracle."""
+"""The pair loss against the float64 oracle, and the crop loss."""
 
 from functools import partial
 
@@ -11,71 +11,6 @@ import oracle
 import pytest
 
 from harmopower.objectives import region
-
-GRID = (5, 7)
-weights_of = jax.jit(region.region_weights, static_argnums=(1, 2))
-
-
-def random_boxes(seed, count=20):
-    corners = np.sort(np.random.default_rng(seed).random((count, 2, 2)), axis=1)
-    return corners.reshape(count, 4).astype(np.float32)  # y0, x0, y1, x1
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_roi_align_is_the_textbooks(seed):
-    boxes = random_boxes(seed)
-    # Boxes along the border, where samples fall outside the grid of centres.
-    boxes[:3] = [[0, 0, 1, 1], [0, 0.2, 0.05, 0.4], [0.9, 0.93, 1, 1]]
-    image = np.random.default_rng(seed + 1).normal(size=GRID + (3,))
-    got = weights_of(boxes, GRID, "roi_align") @ image.reshape(-1, 3)
-    np.testing.assert_allclose(got, [oracle.roi_align(image, box) for box in boxes], rtol=0, atol=1e-5)
-
-
-def test_overlap_is_the_covered_share_and_cover_its_support():
-    boxes = random_boxes(0)
-    overlap = np.asarray(weights_of(boxes, GRID, "overlap")).reshape(-1, *GRID)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) * GRID[0] * GRID[1]
-    np.testing.assert_allclose(overlap.sum((1, 2)), area, rtol=1e-4)
-    np.testing.assert_array_equal(weights_of(boxes, GRID, "cover").reshape(-1, *GRID), overlap > 0)
-    one = np.array([[0.0, 0.0, 0.3, 2 / 7]], np.float32)  # one and a half rows, two columns
-    corner = {mode: weights_of(one, GRID, mode).reshape(GRID)[:3, :3] for mode in ("overlap", "cover")}
-    np.testing.assert_allclose(corner["overlap"], [[1, 1, 0], [0.5, 0.5, 0], [0, 0, 0]], atol=1e-6)
-    np.testing.assert_array_equal(corner["cover"], [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
-
-
-@pytest.mark.parametrize("mode", ["cover", "overlap", "roi_align"])
-def test_empty_box_has_no_region(mode):
-    full = [0.1, 0.1, 0.9, 0.9]
-    boxes = np.array([[[0.5, 0.2, 0.5, 0.8], [0.7, 0.2, 0.3, 0.8], full, full]], np.float32)
-    valid = np.array([[True, True, True, False]])
-    tokens = np.random.default_rng(0).normal(size=(1, 35, 4)).astype(np.float32)
-    phi, mask = region.pool_regions(tokens, boxes, valid, GRID, mode)
-    np.testing.assert_array_equal(mask, [[False, False, True, False]])
-    np.testing.assert_allclose(np.linalg.norm(phi, axis=-1), [[0, 0, 1, 0]], atol=1e-6)
-    gradient = jax.grad(lambda tokens: region.pool_regions(tokens, boxes, valid, GRID, mode)[0].sum())(tokens * 0)
-    assert not np.any(gradient)  # zero tokens make a zero vector: no direction, no gradient, no NaN
-
-
-@pytest.mark.parametrize("mode", ["cover", "overlap", "roi_align"])
-def test_regions_are_pooled_over_kept_patches_only(mode):
-    boxes = np.stack([random_boxes(1, 6), random_boxes(2, 6)])
-    tokens = np.random.default_rng(0).normal(size=(2, 35, 4)).astype(np.float32)
-    kept = np.array([[2, 17, 30], [0, 8, 9]])
-    valid = np.ones((2, 6), bool)
-    pool = jax.jit(lambda tokens: region.pool_regions(tokens, boxes, valid, GRID, mode, kept))
-    phi, mask = pool(np.take_along_axis(tokens, kept[..., None], 1))
-    weights = np.take_along_axis(np.asarray(weights_of(boxes, GRID, mode)), kept[:, None], 2)
-    assert mask.any() and not mask.all()  # some box has lost all its patches
-    np.testing.assert_array_equal(mask, weights.any(-1))
-    without = np.where((np.arange(35) == kept[:, :, None]).any(1)[..., None], tokens, 0)
-    expected, _ = region.pool_regions(without, boxes, valid, GRID, mode)
-    np.testing.assert_allclose(phi, expected, atol=1e-5)
-
-
-def test_unknown_mode_names_the_key():
-    with pytest.raises(ValueError, match="objective.region_pooling is 'max'"):
-        region.region_weights(np.zeros((1, 4)), GRID, "max")
 
 
 @partial(jax.jit, static_argnames=("duplicates", "block"))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from harmopower.config import get_config
+from harmopower.features import phrases as phrase_features
+from harmopower.features import regions as region_features
 from harmopower.objectives import contrastive, powerset, region, total
 
 ROWS, REGIONS, PHRASES, TOKENS, OWN, WIDTH, GRID = 4, 3, 5, 9, 6, 16, (4, 4)
@@ -71,7 +73,7 @@ def test_phrases_are_sums_of_leaves_and_single_tokens_are_only_lexemes(inputs):
     assert not features.phrase_mask[:, 1].any()
     np.testing.assert_allclose(features.phrases[0, 0], leaves[0][phrases[0, 0]].sum(0), atol=1e-5)
     np.testing.assert_allclose(features.lexemes[0, 1], leaves[0, 3], atol=1e-5)
-    unit, _ = total.sum_phrases(inputs[1].tokens, phrases, "unit")
+    unit, _ = phrase_features.sum_phrases(inputs[1].tokens, phrases, "unit")
     np.testing.assert_allclose(np.linalg.norm(unit, axis=-1), phrases.sum(-1) >= 2, atol=1e-5)
 
 
@@ -83,7 +85,7 @@ def test_a_region_without_a_span_uses_the_content_of_its_own_text(inputs):
     own = np.asarray(inputs[3]["region_text_tower"].tokens)[0, 2, :3].mean(0)
     np.testing.assert_allclose(features.lexemes[0, 2], own / np.linalg.norm(own), atol=1e-5)
     assert features.pair_mask.all()
-    lexemes, mask = total.pool_lexemes(inputs[1].tokens, inputs[2]["phrases"], inputs[2]["box_phrase"])
+    lexemes, mask = phrase_features.pool_lexemes(inputs[1].tokens, inputs[2]["phrases"], inputs[2]["box_phrase"])
     np.testing.assert_array_equal(mask, [[True, True, False]] * ROWS)
     assert not np.any(lexemes[:, 2])
 
@@ -150,7 +152,7 @@ def test_crop_mode_uses_the_crops(inputs):
     assert total.active(terms) == (True, False, False, True)
     with pytest.raises(ValueError, match="no crop embeddings"):
         total.gather_features(image_tower, text_tower, batch, terms, GRID)
-    phi, mask = region.pool_regions(image_tower.tokens, batch["boxes"], batch["box_valid"], GRID, "cover")
+    phi, mask = region_features.pool_regions(image_tower.tokens, batch["boxes"], batch["box_valid"], GRID, "cover")
     features = total.gather_features(image_tower, text_tower, batch, terms, GRID, crops=2 * phi)
     np.testing.assert_array_equal(features.text_mask, mask)
     assert total.total_loss(features, SCALES, terms, 0, None)[0] == pytest.approx(0, abs=1e-6)

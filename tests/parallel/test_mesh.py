@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from harmopower.config import ConfigError
+from harmopower.errors import ConfigError
 from harmopower.parallel import mesh as meshes
 from harmopower.parallel import rules
 

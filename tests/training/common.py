@@ -4,7 +4,8 @@ import jax
 
 from harmopower import runs
 from harmopower.config import get_config
-from harmopower.data import records, scenes
+from harmopower.data import records
+from harmopower.data.scenes import builder as scenes
 from harmopower.data.tokenize import Tokenizer
 from harmopower.parallel import mesh as meshes
 from harmopower.training import loop

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from harmopower import runs
-from harmopower.config import ConfigError, load
+from harmopower.config import load
+from harmopower.errors import ConfigError
 from harmopower.parallel import mesh as meshes
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states

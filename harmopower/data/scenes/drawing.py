@@ -9,7 +9,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from harmopower.data.scene_world import Scene, Thing
+from harmopower.data.scenes.world import Scene, Thing
 
 OVERSAMPLING = 3
 JPEG_QUALITY = 92

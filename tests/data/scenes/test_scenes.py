@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from harmopower.data import records, scene_drawing, scene_grammar, scene_world, scenes, trees
+from harmopower.data import records, trees
+from harmopower.data.scenes import builder as scenes
+from harmopower.data.scenes import drawing, grammar, world
 
 KINDS = {"swap_attribute", "swap_object", "replace_attribute", "replace_object", "replace_relation"}
 
@@ -48,20 +50,20 @@ def test_a_region_links_to_the_words_that_name_it(train, tests):
         for region in example["regions"]:
             words = example["captions"][0][region["start"] : region["end"]].split()
             colour, shape = region["label"].split()
-            assert shape in words and not set(words) & (set(scene_world.SHAPES) - {shape}), (words, region)
-            assert not set(words) & (set(scene_world.COLOURS) - {colour}), (words, region)
+            assert shape in words and not set(words) & (set(world.SHAPES) - {shape}), (words, region)
+            assert not set(words) & (set(world.COLOURS) - {colour}), (words, region)
 
 
 def test_phrases_are_the_constituents_of_the_tree():
     for index in range(100):
         _scene, statement, *_ = scenes._plan("train", index, 0, 0)
-        node = scene_grammar.tree(statement)
-        caption = scene_grammar.text(node)
-        spans = trees.spans_from_penn(scene_grammar.penn(node), caption)
+        node = grammar.tree(statement)
+        caption = grammar.text(node)
+        spans = trees.spans_from_penn(grammar.penn(node), caption)
         assert spans[0][:2] == (0, len(caption))
         words = {match.start() for match in re.finditer(r"\S+", caption)}
         assert all(start in words and caption[start:end] == caption[start:end].strip() for start, end, _ in spans)
-        named = set(scene_grammar.entity_spans(node).values())
+        named = set(grammar.entity_spans(node).values())
         assert named <= {(start, end) for start, end, _ in spans}
 
 
@@ -76,9 +78,9 @@ def test_captions_are_true_and_relations_clear():
 def test_boxes_are_tight_around_what_is_visible():
     for index in range(60):
         scene, _, _order, rng = scenes._plan("test", 300 + index, 0, 0)
-        _, visible = scene_drawing.draw(scene, 64, rng)
+        _, visible = drawing.draw(scene, 64, rng)
         for cover in visible:
-            y0, x0, y1, x1 = np.round(scene_drawing.visible_box(cover) * 64).astype(int)
+            y0, x0, y1, x1 = np.round(drawing.visible_box(cover) * 64).astype(int)
             seen = cover >= 0.5
             assert seen[y0:y1, x0:x1].sum() == seen.sum() > 40  # nothing outside, and enough left to be seen
             assert seen[y0].any() and seen[y1 - 1].any() and seen[:, x0].any() and seen[:, x1 - 1].any()
@@ -87,8 +89,8 @@ def test_boxes_are_tight_around_what_is_visible():
 def test_unseen_pairs_are_disjoint_and_complete(train, tests):
     labels = lambda examples: {region["label"] for example in examples for region in example["regions"]}
     assert not labels(tests["test_unseen"]) & (labels(train) | labels(tests["test"]))
-    assert {label.split()[0] for label in labels(train)} == set(scene_world.COLOURS)
-    assert {label.split()[1] for label in labels(train)} == set(scene_world.SHAPES)
+    assert {label.split()[0] for label in labels(train)} == set(world.COLOURS)
+    assert {label.split()[1] for label in labels(train)} == set(world.SHAPES)
 
 
 def test_negatives_are_of_five_kinds_false_and_distinct(tests):
@@ -105,7 +107,7 @@ def test_negatives_are_of_five_kinds_false_and_distinct(tests):
 
 def test_negatives_cannot_be_told_by_an_odd_combination_of_words(tests):
     """In the split `test` no negative says a held-out pair, and nothing lies inside a thing without room."""
-    unseen = [" ".join(pair) for pair in scene_world.UNSEEN_PAIRS]
+    unseen = [" ".join(pair) for pair in world.UNSEEN_PAIRS]
     texts = [negative["text"] for example in tests["test"] for negative in example["negatives"]]
     assert len(texts) > 500 and not [text for text in texts if any(pair in text for pair in unseen)]
     holders = [
@@ -122,9 +124,9 @@ def test_negatives_are_false_of_the_scene():
     checked = 0
     for index in range(120):
         scene, statement, *_ = scenes._plan("test", 300 + index, 0, 0)
-        texts = {text for _, text in scene_grammar.negatives(statement, scene, scene_world.SEEN_PAIRS, rng)}
+        texts = {text for _, text in grammar.negatives(statement, scene, world.SEEN_PAIRS, rng)}
         for candidate in candidates(statement):
-            if scene_grammar.text(scene_grammar.tree(candidate)) in texts:
+            if grammar.text(grammar.tree(candidate)) in texts:
                 assert not candidate.may_be_true_of(scene)
                 checked += 1
     assert checked > 200
@@ -132,11 +134,11 @@ def test_negatives_are_false_of_the_scene():
 
 def candidates(statement):
     makers = (
-        scene_grammar._swapped_attributes,
-        scene_grammar._swapped_objects,
-        scene_grammar._replaced_attributes,
-        scene_grammar._replaced_objects,
-        scene_grammar._replaced_relations,
+        grammar._swapped_attributes,
+        grammar._swapped_objects,
+        grammar._replaced_attributes,
+        grammar._replaced_objects,
+        grammar._replaced_relations,
     )
     return itertools.chain.from_iterable(make(statement) for make in makers)
 

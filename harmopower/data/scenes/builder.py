@@ -1,6 +1,6 @@
 """The embedded data set: rendered scenes with captions, boxes, parse trees and, for testing, hard negatives.
 
-    from harmopower.data import scenes
+    from harmopower.data.scenes import builder as scenes
     scenes.prepare("data/scenes", train=20_000, test=1024, test_unseen=512, image_size=64, seed=0)
 
 An example is a function of (seed, split, index) alone. In `train`, `GROUP_SIZE` consecutive examples are siblings: the
@@ -21,7 +21,8 @@ import tempfile
 import numpy as np
 import tensorflow_datasets as tfds
 
-from harmopower.data import records, scene_drawing, scene_grammar, scene_world, trees
+from harmopower.data import records, trees
+from harmopower.data.scenes import drawing, grammar, world
 
 SPLITS = ("train", "test", "test_unseen")
 GROUP_SIZE = 4
@@ -30,7 +31,7 @@ SINGLE_EVERY = 5  # from DISTINCT on, two test scenes of five hold one thing
 # Between things alike in shape a direction binds colours to places only: the easiest case, and a step to the others.
 TRAIN_KINDS = {"single": 0.12, "alike": 0.28, "related": 0.4, "both": 0.06, "several": 0.14}
 TEST_KINDS = {"related": 0.8, "both": 0.06, "several": 0.14}
-CLASSES = tuple(f"{colour} {shape}" for colour, shape in scene_world.ALL_PAIRS)
+CLASSES = tuple(f"{colour} {shape}" for colour, shape in world.ALL_PAIRS)
 
 _CHUNK = 250  # examples a task: small enough to balance, large enough to send
 _POOL_FROM = 500  # below this many examples a process pool takes longer to start than it saves
@@ -42,14 +43,14 @@ _POOL_FROM = 500  # below this many examples a process pool takes longer to star
 def make_example(split: str, index: int, *, seed: int = 0, image_size: int = 64) -> records.Example:
     """The `index`-th example of a split (see `records` for its fields); only test splits carry negatives."""
     scene, statement, order, rng = _plan(split, index, _attempt(split, index, seed), seed)
-    image, visible = scene_drawing.draw(scene, image_size, rng)
-    tree = scene_grammar.tree(statement)
-    caption = scene_grammar.text(tree)
-    spans = scene_grammar.entity_spans(tree)
-    phrases = trees.spans_from_penn(scene_grammar.penn(tree), caption)
+    image, visible = drawing.draw(scene, image_size, rng)
+    tree = grammar.tree(statement)
+    caption = grammar.text(tree)
+    spans = grammar.entity_spans(tree)
+    phrases = trees.spans_from_penn(grammar.penn(tree), caption)
     regions = [
         {
-            "box": scene_drawing.visible_box(visible[i]),
+            "box": drawing.visible_box(visible[i]),
             "caption": 0,
             "start": spans[place][0],
             "end": spans[place][1],
@@ -60,7 +61,7 @@ def make_example(split: str, index: int, *, seed: int = 0, image_size: int = 64)
     ]
     return {
         "id": f"{split}-{index:06d}",
-        "image": scene_drawing.encode(image),
+        "image": drawing.encode(image),
         "captions": [caption],
         "phrases": [{"caption": 0, "start": start, "end": end, "label": label} for start, end, label in phrases],
         "regions": regions,
@@ -70,15 +71,15 @@ def make_example(split: str, index: int, *, seed: int = 0, image_size: int = 64)
 
 def pairs_of(split: str) -> tuple[tuple[str, str], ...]:
     """The (colour, shape) pairs that a split shows."""
-    return scene_world.UNSEEN_PAIRS if split == "test_unseen" else scene_world.SEEN_PAIRS
+    return world.UNSEEN_PAIRS if split == "test_unseen" else world.SEEN_PAIRS
 
 
 def _negatives(split, statement, scene, rng):
     if split == "train":
         return []
     # The unseen pairs are a permutation: no attribute could be replaced within them.
-    pairs = scene_world.ALL_PAIRS if split == "test_unseen" else scene_world.SEEN_PAIRS
-    found = scene_grammar.negatives(statement, scene, pairs, rng)
+    pairs = world.ALL_PAIRS if split == "test_unseen" else world.SEEN_PAIRS
+    found = grammar.negatives(statement, scene, pairs, rng)
     return [{"caption": 0, "kind": kind, "text": text} for kind, text in found]
 
 
@@ -87,13 +88,13 @@ def _plan(split, index, attempt, seed):
     rng = _generator(seed, split, index, attempt)
     if split == "train":
         group = _generator(seed, split, index // GROUP_SIZE, -1)
-        base = scene_world.sample(group, _choose(TRAIN_KINDS, group), pairs_of(split))
-        draft = scene_world.sibling(base, index % GROUP_SIZE, rng, pairs_of(split))
+        base = world.sample(group, _choose(TRAIN_KINDS, group), pairs_of(split))
+        draft = world.sibling(base, index % GROUP_SIZE, rng, pairs_of(split))
     else:
         kind = "single" if index >= DISTINCT and index % SINGLE_EVERY < 2 else _choose(TEST_KINDS, rng)
-        draft = scene_world.sample(rng, kind, pairs_of(split))
-    scene = scene_world.lay_out(draft, rng)
-    return scene, *scene_grammar.describe(scene, rng), rng
+        draft = world.sample(rng, kind, pairs_of(split))
+    scene = world.lay_out(draft, rng)
+    return scene, *grammar.describe(scene, rng), rng
 
 
 def _generator(seed, split, index, attempt):
@@ -153,9 +154,9 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         metadata = tfds.core.MetadataDict(
             classes=list(CLASSES),
-            colours=list(scene_world.COLOURS),
-            shapes=list(scene_world.SHAPES),
-            unseen=[" ".join(pair) for pair in scene_world.UNSEEN_PAIRS],
+            colours=list(world.COLOURS),
+            shapes=list(world.SHAPES),
+            unseen=[" ".join(pair) for pair in world.UNSEEN_PAIRS],
             group_size=GROUP_SIZE,
             image_size=self._image_size,
             seed=self._seed,

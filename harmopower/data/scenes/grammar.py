@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from harmopower.data.scene_world import (
+from harmopower.data.scenes.world import (
     COLOURS,
     DIRECTIONS,
     FILLINGS,

@@ -1,0 +1,46 @@
+"""Phrases and lexemes: linear maps over the tokens of a caption (METHOD section 3)."""
+
+import jax.numpy as jnp
+
+from harmopower.features.vectors import normalise
+
+
+def sum_phrases(tokens, phrases, phrase_norm: str):
+    """Powerset phrases: the sum of the L2-normalised token embeddings (METHOD section 3).
+
+    Args:
+      tokens: [B, T, D] text tokens, not normalised.
+      phrases: bool [B, K, T]. Those of fewer than 2 tokens are no constituents: they travel as lexemes only.
+      phrase_norm: "sum", or "unit" to L2-normalise the sum.
+    Returns:
+      phrases [B, K, D] in the type of the tokens, and their mask bool [B, K].
+    """
+    mask = phrases.sum(-1) >= 2
+    members = (phrases & mask[..., None]).astype(tokens.dtype)
+    leaves = normalise(tokens).astype(tokens.dtype)
+    summed = jnp.einsum("bkt,btd->bkd", members, leaves, preferred_element_type=jnp.float32)
+    if phrase_norm == "unit":
+        summed = normalise(summed)
+    return summed.astype(tokens.dtype), mask
+
+
+def pool_lexemes(tokens, phrases, box_phrase, region_text_tower=None, region_text_content=None):
+    """Lexemes: the L2-normalised mean of the tokens of a region's phrase, or of its own text where it has no phrase.
+
+    Args:
+      tokens: [B, T, D]; phrases: bool [B, K, T]; box_phrase: int32 [B, M], index into phrases, -1 for none.
+      region_text_tower, region_text_content: see `gather_features`.
+    Returns:
+      lexemes [B, M, D] in the type of the tokens, and bool [B, M]: which regions have one.
+    """
+    span = jnp.take_along_axis(phrases, jnp.maximum(box_phrase, 0)[..., None], axis=1) & (box_phrase >= 0)[..., None]
+    # The mean and the sum differ by a factor that the normalisation removes.
+    summed = jnp.einsum("bmt,btd->bmd", span.astype(tokens.dtype), tokens, preferred_element_type=jnp.float32)
+    mask = span.any(-1)
+    if region_text_tower is not None:
+        content = region_text_content.astype(tokens.dtype)
+        own = jnp.einsum("brs,brsd->brd", content, region_text_tower.tokens, preferred_element_type=jnp.float32)
+        without_text = ((0, 0), (0, mask.shape[1] - content.shape[1]))
+        summed = jnp.where(mask[..., None], summed, jnp.pad(own, (*without_text, (0, 0))))
+        mask |= jnp.pad(region_text_content.any(-1), without_text)
+    return normalise(summed, mask).astype(tokens.dtype), mask

@@ -1,0 +1,15 @@
+"""Unit vectors, in which everything is compared."""
+
+from jax import lax
+import jax.numpy as jnp
+
+
+def normalise(vectors, mask=None):
+    """L2-normalises [..., D] in float32; a zero vector, or one outside mask [...], becomes 0 with gradient 0."""
+    vectors = vectors.astype(jnp.float32)
+    if mask is not None:
+        vectors = jnp.where(mask[..., None], vectors, 0)
+    square = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
+    positive = square > 1e-30
+    # The inner `where` keeps the infinite derivative of the root at 0 out of the backward pass.
+    return vectors * jnp.where(positive, lax.rsqrt(jnp.where(positive, square, 1)), 0)
