@@ -20,7 +20,7 @@ def get_config():
     config.data.min_crop_area = 0.9  # open_clip's default
     config.data.workers = 16
     config.model.dtype = "bfloat16"
-    config.objective["global"].kind = "sigmoid"
+    config.objective.global_contrastive.kind = "sigmoid"
     config.objective.lexeme_region.weight = 0.0
     config.objective.powerset.weight = 0.0
     config.optimizer.learning_rate = 5e-4

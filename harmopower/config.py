@@ -26,7 +26,7 @@ CHOICES = {
     "model.attention": ("xla", "cudnn"),
     "objective.region_pooling": ("cover", "overlap", "roi_align"),
     "objective.communication": ("ring", "gather"),
-    "objective.global.kind": ("softmax", "sigmoid"),
+    "objective.global_contrastive.kind": ("softmax", "sigmoid"),
     "objective.lexeme_region.temperature": ("shared", "own"),
     "objective.lexeme_region.duplicates": ("positives", "ignore"),
     "objective.global_region.mode": ("text", "crop"),
@@ -61,7 +61,8 @@ LOWEST = {
     "log.every_steps": 1,
 }
 BELOW = {"model.patch_dropout": 1}
-OBJECTIVES = ("global", "lexeme_region", "global_region", "powerset")
+RENAMED = {"objective.global": "objective.global_contrastive"}  # what workdirs of older versions hold
+OBJECTIVES = ("global_contrastive", "lexeme_region", "global_region", "powerset")
 
 
 def get_config() -> ConfigDict:
@@ -134,8 +135,8 @@ def _model() -> ConfigDict:
             remat="none",
             attention="xla",
             layer_norm_epsilon=1e-5,
-            pixel_mean=(0.48145466, 0.4578275, 0.40821073),  # OpenAI's CLIP, of pixels in 0..1
-            pixel_std=(0.26862954, 0.26130258, 0.27577711),
+            pixel_mean="0.48145466,0.4578275,0.40821073",  # OpenAI's CLIP, of pixels in 0..1
+            pixel_std="0.26862954,0.26130258,0.27577711",
             scan_unroll=1,  # layers per scan iteration; the depth = no loop, faster on CPU
         )
     )
@@ -146,7 +147,7 @@ def _objective() -> ConfigDict:
         {
             "region_pooling": "cover",
             "communication": "ring",  # how shards of the batch meet in the losses: memory for two, or gather all
-            "global": dict(kind="softmax", weight=1.0),
+            "global_contrastive": dict(kind="softmax", weight=1.0),
             "lexeme_region": dict(
                 weight=0.1,
                 warmup_steps=0,
@@ -259,27 +260,50 @@ def to_json(config: ConfigDict) -> str:
 
 def from_json(text: str) -> ConfigDict:
     """The config that `to_json` wrote, over today's defaults, so that a key added since keeps its default."""
+    stored = flat(json.loads(text))
     config = get_config()
-    config.update(ConfigDict(json.loads(text)))
+    config.update_from_flattened_dict({_current(key): _as_flags_give(value) for key, value in stored.items()})
     return config
+
+
+def _current(key: str) -> str:
+    for old, new in RENAMED.items():
+        if key.startswith(old + "."):
+            return new + key.removeprefix(old)
+    return key
+
+
+def _as_flags_give(value):
+    return ",".join(map(str, value)) if isinstance(value, list) else value  # settings were lists once
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """The settings in which two configs differ, as `config.key: old -> new`."""
-    before, after = _flat(old.to_dict()), _flat(new.to_dict())
+    before, after = flat(old.to_dict()), flat(new.to_dict())
     return [
         f"config.{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if _comparable(before.get(key)) != _comparable(after.get(key))
+        if before.get(key) != after.get(key)
     ]
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict:
+    """A nested dictionary as one of dotted keys."""
+    found = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
-def _comparable(value):
-    return list(value) if isinstance(value, tuple) else value  # JSON knows no tuples
+def numbers(text: str) -> tuple[float, ...]:
+    """The numbers of a setting that holds several, such as `model.pixel_mean`: a flag cannot set a tuple.
+
+    Raises:
+      ValueError: one of them is no number.
+    """
+    return tuple(float(number) for number in text.split(","))
+
+
+def as_numbers(values) -> str:
+    """The setting that `numbers` reads as these values."""
+    return ",".join(str(float(value)) for value in values)

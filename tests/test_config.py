@@ -1,9 +1,16 @@
 """The config: what is refused, and that a stored config reads back as it was."""
 
+import json
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
 import pytest
 
 from harmopower import config as configs
 from harmopower.errors import ConfigError
+
+QUICKSTART = pathlib.Path(__file__).parents[1] / "configs" / "scenes.py"
 
 
 def changed(**settings):
@@ -57,3 +64,42 @@ def test_json_round_trip():
 
 def test_differences_name_the_key_and_both_values():
     assert configs.differences(configs.get_config(), changed(batch_size=64)) == ["config.batch_size: 128 -> 64"]
+
+
+def test_old_workdirs_still_load():
+    """`objective.global` and settings that were lists, as config.json held them."""
+    stored = json.loads(configs.to_json(configs.get_config()))
+    stored["objective"]["global"] = {"kind": "sigmoid", "weight": 0.5}
+    del stored["objective"]["global_contrastive"]
+    stored["model"]["pixel_mean"] = [0.1, 0.2, 0.3]
+    config = configs.from_json(json.dumps(stored))
+    assert config.objective.global_contrastive.to_dict() == {"kind": "sigmoid", "weight": 0.5}
+    assert "global" not in config.objective and configs.numbers(config.model.pixel_mean) == (0.1, 0.2, 0.3)
+
+
+def from_flag(key, value):
+    """The config after `--config.KEY=VALUE`, through the parser that the commands use."""
+    values, argv = flags.FlagValues(), ["train", f"--config={QUICKSTART}", f"--config.{key}={value}"]
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    values(argv)
+    return values.config
+
+
+def flat(config):
+    return configs.flat(config.to_dict())
+
+
+@pytest.mark.parametrize("key", flat(configs.get_config()))
+def test_a_flag_sets_every_key(key):
+    default = flat(configs.get_config())[key]
+    for value in (default, another(key, default)):
+        found = flat(from_flag(key, value))[key]
+        assert found == value and type(found) is type(default)
+
+
+def another(key, default):
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, str):
+        return next(value for value in configs.CHOICES.get(key, ("1,2,3",)) if value != default)
+    return default + 1

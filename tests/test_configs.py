@@ -61,7 +61,7 @@ def test_has_clips_shapes(name):
     model = clip.from_config(config, CLIP_VOCABULARY, CLIP_VOCABULARY - 1)
     inputs = jnp.zeros((1, 224, 224, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs))
-    bias = config.objective["global"].kind == "sigmoid"
+    bias = config.objective.global_contrastive.kind == "sigmoid"
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == CLIP_VIT_B16_PARAMETERS + bias
 
 
@@ -78,12 +78,12 @@ def test_runs_differ_in_what_their_names_say():
     assert (
         weights("cc12m_clip_vitb16")
         == weights("cc12m_clip_meanpool_vitb16")
-        == {"global": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.0}
+        == {"global_contrastive": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.0}
     )
     assert (
         weights("cc12m_powerclip_vitb16")
         == weights("cc12m_powerclip_vitb16_boxes")
-        == {"global": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.2}
+        == {"global_contrastive": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.2}
     )
     assert all(weights("cc12m_harmopower_vitb16").values())
     needs = total.active(configs.load(FILES["cc12m_clip_vitb16"]).objective)

@@ -25,9 +25,9 @@ from tools import measuring
 
 # Which weights stay above 0.
 VARIANTS = {
-    "global": ("global",),
-    "global + region": ("global", "lexeme_region", "global_region"),
-    "global + powerset": ("global", "powerset"),
+    "global": ("global_contrastive",),
+    "global + region": ("global_contrastive", "lexeme_region", "global_region"),
+    "global + powerset": ("global_contrastive", "powerset"),
     "all": configs.OBJECTIVES,
 }
 SWITCHED_ON = 0.1  # weight of an objective that the config leaves out; what a step costs does not depend on it

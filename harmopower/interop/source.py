@@ -124,9 +124,11 @@ def _config(facts: formats.Facts, sizes: formats.Sizes, sigmoid: bool):
     config.data.image_size, config.data.context_length = sizes.image_size, sizes.context_length
     config.data.resize_mode = facts.resize_mode
     config.model.preset = presets.name_of(sizes.preset)
-    for key in ("activation", "layer_norm_epsilon", "pool", "text_pool", "pixel_mean", "pixel_std"):
+    for key in ("activation", "layer_norm_epsilon", "pool", "text_pool"):
         config.model[key] = getattr(facts, key)
-    config.objective["global"].kind = "sigmoid" if sigmoid else "softmax"
+    for key in ("pixel_mean", "pixel_std"):
+        config.model[key] = configs.as_numbers(getattr(facts, key))
+    config.objective.global_contrastive.kind = "sigmoid" if sigmoid else "softmax"
     return config
 
 

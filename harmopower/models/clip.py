@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from harmopower import config as configs
 from harmopower.errors import ConfigError
 from harmopower.models import presets
 from harmopower.models.text import TextTower
@@ -146,8 +147,8 @@ def from_config(config, vocabulary: int, eot_id: int) -> CLIP:
         text_pool=text_pool(config),
         dense=config.model.dense,
         transformer=nn.FrozenDict(transformer),
-        pixel_mean=tuple(config.model.pixel_mean),
-        pixel_std=tuple(config.model.pixel_std),
-        loss=config.objective["global"].kind,
+        pixel_mean=configs.numbers(config.model.pixel_mean),
+        pixel_std=configs.numbers(config.model.pixel_std),
+        loss=config.objective.global_contrastive.kind,
         own_region_scale=config.objective.lexeme_region.temperature == "own",
     )

@@ -59,8 +59,8 @@ def loss_flops(
       operations by the names of the losses. Crops are compared with their regions alone, which is no product.
     """
     flops = {}
-    if objective["global"].weight:
-        flops["global"] = pair_flops(batch, width, hardware)
+    if objective.global_contrastive.weight:
+        flops["global_contrastive"] = pair_flops(batch, width, hardware)
     if objective.lexeme_region.weight:
         flops["lexeme_region"] = pair_flops(batch * regions, width, hardware)
     if objective.global_region.weight and objective.global_region.mode == "text":

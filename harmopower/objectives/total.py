@@ -135,7 +135,7 @@ def total_loss(features: Features, scales, objective, step, rng):
     Args:
       features: of the global batch, inside a mesh sharded on their leading axis.
       scales: mapping with `logit_scale` (exponentiated, clamped), and where the config asks for them `logit_bias`
-        (`global.kind = "sigmoid"`) and `region_scale` (`lexeme_region.temperature = "own"`).
+        (`global_contrastive.kind = "sigmoid"`) and `region_scale` (`lexeme_region.temperature = "own"`).
       objective: `config.objective`; a term of weight 0 is not built.
       step: scalar, for the warm-ups.
       rng: key, for `powerset.method = "sampled"`.
@@ -160,9 +160,9 @@ def warm_up(term, step):
     return jnp.float32(term.weight) * (jnp.minimum((step + 1) / steps, 1) if steps else 1)
 
 
-def _global(features: Features, scales, objective, rng):
+def _global_contrastive(features: Features, scales, objective, rng):
     rows = dict(weight_rows=features.weight, communication=objective.communication)
-    if objective["global"].kind == "sigmoid":
+    if objective.global_contrastive.kind == "sigmoid":
         return contrastive.sigmoid_loss(
             features.image, features.text, scales["logit_scale"], scales["logit_bias"], **rows
         )
@@ -217,7 +217,12 @@ def _powerset(features: Features, scales, objective, rng):
     )
 
 
-_TERMS = {"global": _global, "lexeme_region": _lexeme_region, "global_region": _global_region, "powerset": _powerset}
+_TERMS = {
+    "global_contrastive": _global_contrastive,
+    "lexeme_region": _lexeme_region,
+    "global_region": _global_region,
+    "powerset": _powerset,
+}
 
 
 def _valid_pairs(features: Features, has_target):

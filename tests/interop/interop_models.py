@@ -27,7 +27,7 @@ def settings(preset=TINY, image_size=32, context_length=16, kind="softmax", resi
     config = configs.get_config()
     config.data.update(dict(image_size=image_size, context_length=context_length, resize_mode=resize_mode))
     config.model.update({"preset": preset} | model)
-    config.objective["global"].kind = kind
+    config.objective.global_contrastive.kind = kind
     return config
 
 

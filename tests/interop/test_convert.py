@@ -105,7 +105,7 @@ def test_old_hugging_face_folder(tmp_path):
     )
     found = source.open_source(tmp_path)
     same(found, flat)
-    assert found.config.data.resize_mode == "shortest" and tuple(found.config.model.pixel_mean) == (0.1, 0.2, 0.3)
+    assert found.config.data.resize_mode == "shortest" and found.config.model.pixel_mean == "0.1,0.2,0.3"
     assert found.notes == ("not used: text_model.embeddings.position_ids",)
 
 

@@ -118,7 +118,7 @@ def test_open_clip_expresses_image_means_and_the_sigmoid_loss(tmp_path):
     write_export(tmp_path / "out", "open_clip", config, flat)
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     assert model.visual.pool_type == "avg" and model.logit_bias.item() == flat["logit_bias"]
-    assert check_back(tmp_path / "out", flat).config.objective["global"].kind == "sigmoid"
+    assert check_back(tmp_path / "out", flat).config.objective.global_contrastive.kind == "sigmoid"
 
 
 @pytest.mark.parametrize("name", ["open_clip", "huggingface"])

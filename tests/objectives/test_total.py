@@ -19,7 +19,7 @@ SCALES = {"logit_scale": jnp.float32(10), "logit_bias": jnp.float32(-5), "region
 def objective(**weights):
     """The default objective with the weights given; terms not named are off."""
     terms = get_config().objective
-    for name in ("global", "lexeme_region", "global_region", "powerset"):
+    for name in ("global_contrastive", "lexeme_region", "global_region", "powerset"):
         terms[name].weight = weights.get(name, 0.0)
     return terms
 
@@ -54,12 +54,12 @@ def features_of(inputs, terms, **changed):
 
 
 def test_only_what_is_needed_is_built(inputs):
-    terms = objective(**{"global": 1.0})
+    terms = objective(**{"global_contrastive": 1.0})
     assert not any(total.active(terms))
     built = {name for name, value in features_of(inputs, terms)._asdict().items() if value is not None}
     assert built == {"image", "text", "weight"}
     _loss, metrics = total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
-    assert {name for name in metrics if name.startswith("loss/")} == {"loss/total", "loss/global"}
+    assert {name for name in metrics if name.startswith("loss/")} == {"loss/total", "loss/global_contrastive"}
     assert total.active(objective(powerset=1.0)) == (True, True, False, False)
     assert total.active(objective(lexeme_region=1.0)) == (True, True, False, False)
     assert total.active(objective(lexeme_region=1.0, global_region=1.0)) == (True, True, True, False)
@@ -91,14 +91,14 @@ def test_a_region_without_a_span_uses_the_content_of_its_own_text(inputs):
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(inputs):
-    weights = {"global": 1.0, "lexeme_region": 0.3, "global_region": 0.2, "powerset": 0.1}
+    weights = {"global_contrastive": 1.0, "lexeme_region": 0.3, "global_region": 0.2, "powerset": 0.1}
     terms = objective(**weights)
     features = features_of(inputs, terms)
     loss, metrics = jax.jit(lambda features: total.total_loss(features, SCALES, terms, 0, None))(features)
     parts = {name: metrics[f"loss/{name}"] for name in weights}
     assert loss == pytest.approx(float(sum(weights[name] * parts[name] for name in weights)), rel=1e-6)
     softmax = contrastive.softmax_loss(features.image, features.text, 10.0, weight_rows=features.weight)[0]
-    assert parts["global"] == pytest.approx(float(softmax), rel=1e-6)
+    assert parts["global_contrastive"] == pytest.approx(float(softmax), rel=1e-6)
     kept = np.array([0, 1, 3])
     dense = powerset.dense_loss(
         features.regions[kept],
@@ -124,23 +124,23 @@ def test_warm_up_grows_linearly_and_stays(inputs):
 
 
 def test_switches_reach_the_losses(inputs):
-    terms = objective(**{"global": 1.0, "lexeme_region": 1.0, "global_region": 1.0})
+    terms = objective(**{"global_contrastive": 1.0, "lexeme_region": 1.0, "global_region": 1.0})
     features = features_of(inputs, terms)
     plain = total.total_loss(features, SCALES, terms, 0, None)[1]
     terms.lexeme_region.temperature, terms.lexeme_region.duplicates = "own", "ignore"
-    terms["global"].kind = "sigmoid"
+    terms.global_contrastive.kind = "sigmoid"
     changed = total.total_loss(features, SCALES, terms, 0, None)[1]
-    for name in ("loss/global", "loss/lexeme_region"):
+    for name in ("loss/global_contrastive", "loss/lexeme_region"):
         assert abs(changed[name] - plain[name]) > 1e-3
 
 
 def test_communication_reaches_every_loss_that_compares_rows(inputs):
-    for name in ("global", "lexeme_region", "global_region", "powerset"):
+    for name in ("global_contrastive", "lexeme_region", "global_region", "powerset"):
         terms = objective(**{name: 1.0})
         terms.communication = "star"
         with pytest.raises(ValueError, match="objective.communication is 'star'"):
             total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
-    terms["global"].kind, terms["global"].weight = "sigmoid", 1.0
+    terms.global_contrastive.kind, terms.global_contrastive.weight = "sigmoid", 1.0
     with pytest.raises(ValueError, match="objective.communication"):
         total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
 
@@ -166,7 +166,7 @@ def test_missing_region_texts_are_an_error(inputs):
 
 def test_a_batch_without_pairs_has_finite_gradients(inputs):
     image_tower, text_tower, batch, _ = inputs
-    terms = objective(**{"global": 1.0, "lexeme_region": 1.0, "powerset": 1.0})
+    terms = objective(**{"global_contrastive": 1.0, "lexeme_region": 1.0, "powerset": 1.0})
 
     @jax.jit
     def gradients_of(pooled, tokens, batch):

@@ -131,7 +131,7 @@ def test_forward_is_what_is_traced(settings):
         {"accumulate": 2},
         {"accumulate": 2, "data.region_text_every": 2},
         {"model.pool": "mean", "model.dense": "value"},
-        {"objective.global_region.mode": "crop", "objective.global.kind": "sigmoid"},
+        {"objective.global_region.mode": "crop", "objective.global_contrastive.kind": "sigmoid"},
         {"objective.lexeme_region.own_text": True, "objective.powerset.weight": 0.0, "model.patch_dropout": 0.5},
         {
             "objective.global_region.weight": 0.0,
@@ -154,10 +154,10 @@ def test_remat_counts_a_fourth_pass_of_which_the_last_products_are_not_needed():
     assert plain < 1.2 * plain < traced_step(config) < full < 4 / 3 * 1.01 * plain
 
 
-@pytest.mark.parametrize("name", ["global", "lexeme_region", "global_region", "powerset"])
+@pytest.mark.parametrize("name", ["global_contrastive", "lexeme_region", "global_region", "powerset"])
 def test_a_loss_is_what_is_traced(name):
     config = small_config()
-    for other in ("global", "lexeme_region", "global_region", "powerset"):
+    for other in ("global_contrastive", "lexeme_region", "global_region", "powerset"):
         config.objective[other].weight = float(other == name)
     model, params, batch = abstract(config)
     features = jax.eval_shape(lambda params: step.encode(model, params, batch, config), params)
@@ -184,7 +184,7 @@ def test_the_full_objective_costs_little_over_the_global_one():
     )
     for hardware in (False, True):
         base, whole = accounting.step_flops(plain, hardware), accounting.step_flops(full, hardware)
-        assert set(whole) >= {"global", "lexeme_region", "global_region", "powerset", "region_texts"}
+        assert set(whole) >= {"global_contrastive", "lexeme_region", "global_region", "powerset", "region_texts"}
         assert sum(base.values()) < sum(whole.values()) <= 1.03 * sum(base.values())
 
 

@@ -41,7 +41,7 @@ def test_every_step_is_logged_with_every_term(whole):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     names = {
         "loss/total",
-        "loss/global",
+        "loss/global_contrastive",
         "loss/lexeme_region",
         "loss/global_region",
         "loss/powerset",
@@ -64,7 +64,7 @@ def test_the_total_is_the_weighted_sum(whole):
     for row in whole[1]:
         parts = sum(
             row[f"weight/{name}"] * row[f"loss/{name}"]
-            for name in ("global", "lexeme_region", "global_region", "powerset")
+            for name in ("global_contrastive", "lexeme_region", "global_region", "powerset")
         )
         assert row["loss/total"] == pytest.approx(parts, rel=1e-5)
 
@@ -103,7 +103,7 @@ def test_sigmoid_with_crops_and_own_temperature_trains(source, tmp_path):
     config = common.small_config(
         source, total_steps=3, objective__global_region__mode="crop", objective__lexeme_region__temperature="own"
     )
-    config.objective["global"].kind = "sigmoid"
+    config.objective.global_contrastive.kind = "sigmoid"
     common.train(config, tmp_path)
     assert len(writers.read_metrics(str(tmp_path))) == 3
 

@@ -51,7 +51,7 @@ def test_every_step_computes_other_patches_and_only_those(source):
     params = states.create(
         model, optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1]), 0
     ).params
-    loss = jax.jit(lambda key: steps.gradient(model, config, params, batch, 5, key)[1]["loss/global"])
+    loss = jax.jit(lambda key: steps.gradient(model, config, params, batch, 5, key)[1]["loss/global_contrastive"])
     first, again, other = (float(loss(jax.random.key(key))) for key in (0, 0, 1))
     assert first == again != other
     cost = lambda share: flops(model, params, batch, vision.kept_patches(model.grid, share))
@@ -75,7 +75,7 @@ def test_loss_falls_on_one_batch(source):
         for _ in range(25):
             state, metrics = train_step(state, batch, jax.random.key(0))
             seen.append({name: float(value) for name, value in metrics.items()})
-    for name in ("loss/total", "loss/global", "loss/lexeme_region", "loss/global_region", "loss/powerset"):
+    for name in ("loss/total", "loss/global_contrastive", "loss/lexeme_region", "loss/global_region", "loss/powerset"):
         assert seen[-1][name] < 0.8 * seen[0][name], name
 
 

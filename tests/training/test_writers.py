@@ -40,4 +40,6 @@ def test_resuming_drops_the_steps_that_come_again(tmp_path):
 def test_non_finite_metrics_are_named():
     writers.check_finite(3, {"loss/total": 1.0})
     with pytest.raises(writers.NonFiniteError, match="step 3: loss/powerset = nan, gradient_norm = inf"):
-        writers.check_finite(3, {"loss/global": 1.0, "loss/powerset": float("nan"), "gradient_norm": float("inf")})
+        writers.check_finite(
+            3, {"loss/global_contrastive": 1.0, "loss/powerset": float("nan"), "gradient_norm": float("inf")}
+        )
