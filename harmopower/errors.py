@@ -21,3 +21,7 @@ class CommandError(UserError):
     def __init__(self, message: str, exit_code: int = 2):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class RecordError(ValueError):
+    """An example that cannot be used; the text names the record, what is wrong and both values."""

@@ -29,7 +29,7 @@ from absl import flags, logging
 import grain
 import numpy as np
 
-from harmopower.data import records, tokenize, transforms
+from harmopower.data import images, records, tokenize, transforms
 
 Batch = dict[str, np.ndarray]
 
@@ -331,7 +331,7 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
 
 def _decode(example: dict):
     try:
-        return transforms.decode(example["image"])
+        return images.decode(example["image"])
     except records.RecordError as error:
         raise records.RecordError(f"record {example['id']}: {error}") from error
 

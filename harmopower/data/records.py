@@ -15,14 +15,15 @@ Spans are characters, not token ids, so that another tokenizer needs no new anno
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.proto import tf_example_pb2
+
+from harmopower.data import images
+from harmopower.errors import RecordError
 
 Example = dict
 
@@ -33,10 +34,6 @@ _LISTS = {
     "negatives": ("caption", "kind", "text"),
 }
 _TEXTS = ("label", "text", "kind")
-
-
-class RecordError(ValueError):
-    """An example that cannot be used; the text names the record, what is wrong and both values."""
 
 
 class DataSourceError(ValueError):
@@ -249,8 +246,7 @@ def _box_problems(where: str, box) -> list[str]:
 
 def _image_problems(data: bytes) -> list[str]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return [f"the image ({len(data)} bytes) cannot be decoded: {error}"]
+        images.decode(data)
+    except RecordError as error:
+        return [str(error)]
     return []

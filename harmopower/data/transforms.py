@@ -1,34 +1,18 @@
-"""Image and boxes together: decode, crop, resize. No flips: captions say "left" and "right".
+"""Image and boxes together: crop, resize. No flips: captions say "left" and "right".
 
 Windows and boxes are normalised `y0, x0, y1, x1`.
 """
 
-import io
 import math
 
 import numpy as np
 from PIL import Image
-
-from harmopower.data.records import RecordError
 
 MIN_VISIBLE = 0.25  # share of a box that a crop must keep; a sliver no longer shows what the box names (our choice)
 _ASPECT = math.log(4 / 3)  # the range of a crop's aspect relative to its image, as in Inception's crops
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 Window = tuple[float, float, float, float]
-
-
-def decode(data: bytes) -> Image.Image:
-    """Decodes an encoded image to RGB, whatever its mode.
-
-    Raises:
-      RecordError: the bytes are no image that Pillow can read, or a broken one.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RecordError(f"the image ({len(data)} bytes) cannot be decoded: {error}") from error
 
 
 def fixed_window(size: tuple[int, int], image_size: int, resize_mode: str) -> Window:

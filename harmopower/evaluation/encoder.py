@@ -7,7 +7,7 @@ import jax
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from harmopower.data import records, transforms
+from harmopower.data import images, records, transforms
 from harmopower.features import regions as region_features
 from harmopower.features.vectors import normalise
 from harmopower.parallel import mesh as meshes
@@ -69,7 +69,7 @@ class Encoder:
         if problems:
             raise records.RecordError("; ".join(problems))
         try:
-            image = transforms.decode(example["image"])
+            image = images.decode(example["image"])
         except records.RecordError as error:
             raise records.RecordError(f"record {example['id']}: {error}") from error
         window = transforms.fixed_window(image.size, self._image_size, self._resize_mode)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from harmopower.data import transforms
+from harmopower.data import images, transforms
 from harmopower.interop import formats, huggingface
 from harmopower.interop import open_clip as layout
 
@@ -17,7 +17,7 @@ SIDE = 64
 
 
 def ours(mode):
-    image = transforms.decode(GOLDEN.read_bytes())
+    image = images.decode(GOLDEN.read_bytes())
     return transforms.crop_and_resize(image, transforms.fixed_window(image.size, SIDE, mode), SIDE)
 
 
@@ -46,7 +46,7 @@ def exported(request, tmp_path_factory):
 
 def test_open_clip_and_hugging_face_agree(exported):
     mode, folder = exported
-    image = transforms.decode(GOLDEN.read_bytes())
+    image = images.decode(GOLDEN.read_bytes())
     _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder / 'open_clip'}")
     assert np.abs(grey_levels(preprocess(image)) - ours(mode)).max() <= 1.01
     processor = transformers.CLIPProcessor.from_pretrained(folder / "huggingface")
