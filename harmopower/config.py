@@ -49,6 +49,8 @@ LOWEST = {
     "data.max_region_texts": 0,
     "data.region_text_every": 1,
     "data.workers": 0,
+    "data.rows_per_element": 1,
+    "data.ahead_mib": 1,
     "data.max_bad_fraction": 0,
     "objective.powerset.temperature": 1e-9,
     "objective.powerset.samples": 1,
@@ -117,6 +119,8 @@ def _data() -> ConfigDict:
             group_size=1,  # consecutive records that the shuffle keeps together; 4 for the embedded scenes
             workers=0,  # worker processes; 0 = threads of this process
             threads=2,
+            rows_per_element=32,  # rows that a thread or worker makes at a time; no batch depends on it
+            ahead_mib=128,  # MiB of rows made before they are asked for; a host's batch where that is more
             max_bad_fraction=0.01,
         )
     )

@@ -3,6 +3,7 @@
   python -m tools.benchmark powerset --batch 256
   python -m tools.benchmark powerset --batch 4096 --method exact --devices 8 --dtype bfloat16 --json
   python -m tools.benchmark step --config configs/scenes.py
+  python -m tools.benchmark data
 
 Every subcommand is an entry of SUBCOMMANDS: its arguments, a function that measures and returns plain numbers, and one
 that shows them.
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from harmopower.objectives import costs, powerset, reference
 from harmopower.parallel import mesh as meshes
-from tools import benchmark_step
+from tools import benchmark_data, benchmark_step
 from tools.measuring import fastest, format_number, matmul_rate, use_devices
 
 # ViT-B/16 with 77 text tokens: 41.09 GFLOP forward a pair, and twice that backward.
@@ -226,6 +227,12 @@ SUBCOMMANDS = {
         benchmark_step.add_arguments,
         benchmark_step.measure,
         benchmark_step.show,
+    ),
+    "data": Subcommand(
+        "the training data: time to the first batch and memory in flight, old form against new",
+        benchmark_data.add_arguments,
+        benchmark_data.measure,
+        benchmark_data.show,
     ),
 }
 

@@ -4,6 +4,9 @@ The examples are in one global order: epoch after epoch, each reshuffled from th
 `batch_size` examples from position `s * batch_size` on, and every host the rows that are its own. All randomness of an
 example comes from (seed, position). So hosts, workers and restarts cannot change a batch (DESIGN section 3).
 
+What threads and worker processes make is a slice of `rows_per_element` rows; the host's batch is joined from its slices
+in their order. So one batch is made by all of them at once, and what waits to be used is counted in slices.
+
 `Batch` is a dict of NumPy arrays, its leading axis the `b` examples of this host:
 
     image       uint8   [b, H, W, 3]
@@ -22,6 +25,7 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
+import itertools
 import sys
 import zlib
 
@@ -34,7 +38,7 @@ from harmopower.data import images, records, tokenize, transforms
 Batch = dict[str, np.ndarray]
 
 _JUDGED_AFTER = 1000  # examples, or one epoch of a smaller data set, before the share of bad records counts
-_BATCHES_AHEAD = 2
+_HANDED_OVER = 3  # slices of a worker that Grain holds on the way: in hand, in the queue, and taken from it
 
 
 class BadDataError(RuntimeError):
@@ -102,6 +106,8 @@ class Pipeline:
         group_size: int = 1,
         workers: int = 0,
         threads: int = 4,
+        rows_per_element: int = 32,
+        ahead_mib: int = 128,
         max_bad_fraction: float = 0.01,
         **options,
     ):
@@ -116,7 +122,10 @@ class Pipeline:
           group_size: consecutive records that stay together when the order is shuffled, so that examples which were
             stored as each other's hard negatives (as the embedded scenes are) meet in one batch.
           workers: worker processes; 0 means threads of this process.
-          threads: threads that make batches, of each process.
+          threads: threads that make rows, of each process.
+          rows_per_element: rows that a thread makes at a time; no batch depends on it.
+          ahead_mib: MiB of rows that are made before they are asked for, over all threads and workers; one batch of
+            this host, and what every thread has in hand, where that is more.
           max_bad_fraction: above this share of bad records the run stops.
           **options: the fields of `Options`.
 
@@ -137,10 +146,18 @@ class Pipeline:
             )
         rows = batch_size // process_count
         self._builder = _Builder(
-            source, tokenizer, Options(**options), seed, batch_size, process_index * rows, rows, group_size
+            source,
+            tokenizer,
+            Options(**options),
+            seed,
+            batch_size,
+            process_index * rows,
+            rows,
+            group_size,
+            min(rows_per_element, rows),
         )
         self.tokenizer = tokenizer
-        self._workers, self._threads = workers, max(1, threads)
+        self._workers, self._threads, self._ahead_mib = workers, max(1, threads), ahead_mib
         self._max_bad_fraction = max_bad_fraction
         self._named: dict[str, str] = {}
         self.seen = self.bad = 0
@@ -151,7 +168,7 @@ class Pipeline:
         Raises:
           BadDataError: too many records so far could not be used.
         """
-        return self._count(*self._builder(step))
+        return self._next(map(self._builder, itertools.count(step * self._builder.elements)))
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches from `start_step` on, without end and made ahead; nothing before `start_step` is computed.
@@ -161,17 +178,37 @@ class Pipeline:
         Raises:
           BadDataError: too many records so far could not be used.
         """
-        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads + _BATCHES_AHEAD)
-        # The steps are the data set, so what Grain hands to its workers are whole batches: none can be cut off.
-        steps = grain.MapDataset.range(start_step, sys.maxsize).map(self._builder).to_iter_dataset(ahead)
+        # The slices are the data set, so what Grain hands to its workers is whole: none can be cut off.
+        slices = grain.MapDataset.range(start_step * self._builder.elements, sys.maxsize).map(self._builder)
+        slices = slices.to_iter_dataset(grain.ReadOptions(self._threads, prefetch_buffer_size=self._ahead()))
         if self._workers:
             _parse_flags()
-            options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=_BATCHES_AHEAD)
-            steps = steps.mp_prefetch(options)
+            options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
+            slices = slices.mp_prefetch(options)
         # Closed as soon as the caller is done with it, so that neither threads nor workers outlive the run.
-        with contextlib.closing(iter(steps)) as batches:
-            for batch, problems in batches:
-                yield self._count(batch, problems)
+        with contextlib.closing(iter(slices)) as made:
+            while True:
+                yield self._next(made)
+
+    def _ahead(self) -> int:
+        """Slices that the threads of one process make ahead."""
+        row = sum(array.nbytes for array in _empty_batch(1, self._builder.options).values())
+        # Less than a batch ahead would let the threads wait while the devices compute.
+        rows = max(self._ahead_mib * 2**20 // row, self._builder.rows)
+        slices = rows // self._builder.rows_per_element
+        return max(self._threads, slices // self._workers - _HANDED_OVER if self._workers else slices)
+
+    def _next(self, slices: Iterator[tuple[Batch, dict[str, str]]]) -> Batch:
+        """Joins the slices of one step."""
+        batch, problems, first = _empty_batch(self._builder.rows, self._builder.options), {}, 0
+        while first < self._builder.rows:
+            part, found = next(slices)
+            end = first + len(part["weight"])
+            for name, values in part.items():
+                batch[name][first:end] = values
+            problems |= found
+            first = end
+        return self._count(batch, problems)
 
     def _count(self, batch: Batch, problems: dict[str, str]) -> Batch:
         weight = batch["weight"]
@@ -205,6 +242,8 @@ def from_config(data, *, seed: int, batch_size: int, **changes) -> Pipeline:
         "group_size",
         "workers",
         "threads",
+        "rows_per_element",
+        "ahead_mib",
         "max_bad_fraction",
     }
     values = {name: data[name] for name in fields if name in data}
@@ -221,7 +260,10 @@ def _parse_flags() -> None:
 
 @dataclasses.dataclass
 class _Builder:
-    """`builder(step) -> (batch, problems)`: pure and picklable; problems, record id -> text, for the main process."""
+    """`builder(element) -> (rows, problems)`: pure and picklable; problems, record id -> text, for the main process.
+
+    Element `e` is slice `e % elements` of this host's rows of step `e // elements`.
+    """
 
     source: object
     tokenizer: tokenize.Tokenizer
@@ -231,6 +273,12 @@ class _Builder:
     first_row: int
     rows: int
     group_size: int
+    rows_per_element: int
+
+    @property
+    def elements(self) -> int:
+        """Slices of a step; the last one may be shorter."""
+        return -(-self.rows // self.rows_per_element)
 
     @property
     def examples(self) -> int:
@@ -248,10 +296,12 @@ class _Builder:
     def __getstate__(self):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def __call__(self, step: int) -> tuple[Batch, dict[str, str]]:
-        batch, problems = _empty_batch(self.rows, self.options), {}
-        first = int(step) * self.batch_size + self.first_row
-        for row in range(self.rows):
+    def __call__(self, element: int) -> tuple[Batch, dict[str, str]]:
+        step, part = divmod(int(element), self.elements)
+        rows = range(self.rows)[part * self.rows_per_element :][: self.rows_per_element]
+        batch, problems = _empty_batch(len(rows), self.options), {}
+        first = step * self.batch_size + self.first_row + rows.start
+        for row in range(len(rows)):
             example = self.source[self._record(first + row)]
             rng = np.random.default_rng((self.seed, first + row))
             try:

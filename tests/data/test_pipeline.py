@@ -1,13 +1,16 @@
 """Pipeline: a batch is a function of (seed, step); bad records are rows of weight 0, counted and named."""
 
 import ast
+import contextlib
 import io
 import itertools
 from pathlib import Path
 import subprocess
 import sys
+import threading
 import zlib
 
+import grain
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
@@ -149,12 +152,68 @@ def test_worker_processes_give_the_same_batches_and_name_bad_records(directory, 
     examples = [_example(i) for i in range(9)] + [_example(9, image=b"broken")]
     records.write(tmp_path, {"train": examples}, name="own")
     source = records.read(tmp_path, "train")
-    maker = _make(source, tokenizer, workers=2, threads=1, max_bad_fraction=0.5)
+    maker = _make(source, tokenizer, workers=2, threads=1, rows_per_element=3, max_bad_fraction=0.5)
     batches = maker.iterate(3)
     for step in range(3, 10):
         _equal(next(batches), _make(source, tokenizer, max_bad_fraction=0.5).batch(step))
     batches.close()
     assert maker.seen == 7 * 8 and maker.bad in (5, 6)
+
+
+def _row_by_row(source, tokenizer, step, seed=5, batch_size=8):
+    """The definition: position -> record, and everything drawn from (seed, position)."""
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    options = pipeline.Options(**OPTIONS, min_crop_area=0.4)
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    made = [
+        pipeline.make_row(source[order[at]], np.random.default_rng((seed, at)), tokenizer, options) for at in positions
+    ]
+    return {name: np.stack([row[name] for row in made]) for name in made[0]}
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+def test_slices_of_any_size_join_to_the_batch_made_row_by_row(source, tokenizer, rows):
+    maker = _make(source, tokenizer, rows_per_element=rows, threads=2)
+    _equal(maker.batch(4), _row_by_row(source, tokenizer, 4))
+    with contextlib.closing(maker.iterate(2)) as batches:
+        for step in range(2, 6):  # over the end of an epoch
+            _equal(next(batches), _row_by_row(source, tokenizer, step))
+
+
+def test_a_batch_is_made_by_all_threads(tokenizer):
+    met, makers = threading.Barrier(2), {}
+
+    class Watched(_List):
+        def __getitem__(self, index):
+            if threading.get_ident() not in makers.values():
+                makers[index] = threading.get_ident()
+                met.wait(timeout=60)
+            makers[index] = threading.get_ident()
+            return super().__getitem__(index)
+
+    maker = _make(Watched([_example(i) for i in range(64)]), tokenizer, batch_size=64, threads=2, rows_per_element=8)
+    with contextlib.closing(maker.iterate()) as batches:
+        numbers = _numbers(next(batches))
+        assert len({makers[number] for number in numbers}) == 2
+
+
+def test_what_is_made_ahead_is_bounded_in_bytes(tokenizer):
+    """Rows of 128 px are 48 KiB: 1 MiB holds 20 of them, where two batches a thread would be 32 rows and more."""
+    read, done = [], threading.Event()
+
+    class Counted(_List):
+        def __getitem__(self, index):
+            read.append(index)
+            if len(read) > 60:
+                done.set()
+            return super().__getitem__(index)
+
+    options = dict(image_size=128, rows_per_element=2, threads=2, ahead_mib=1)
+    maker = _make(Counted([_example(i) for i in range(COUNT)]), tokenizer, **options)
+    with contextlib.closing(maker.iterate()) as batches:
+        next(batches)
+        assert not done.wait(1)
+        assert len(read) <= 8 + 20 + 2
 
 
 def test_only_what_is_asked_for_is_read(tokenizer):
