@@ -15,7 +15,7 @@ from harmopower.models import clip
 from harmopower.objectives import total
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
-from harmopower.training.checkpoints import Checkpoints
+from harmopower.training.checkpoints import CheckpointGone, Checkpoints
 
 
 def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
@@ -83,9 +83,14 @@ def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):
       CheckpointError: it is missing or does not fit the model.
     """
     like = states.abstract(model, optimizers.make_optimizer(configs.get_config()), mesh).params
-    with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.resolve(step)
-        return step, checkpoints.restore_params(step, like)
+    checkpoints = Checkpoints(workdir)
+    while True:
+        found = checkpoints.resolve(step)
+        try:
+            return found, checkpoints.restore_params(found, like)
+        except CheckpointGone:  # a run that is being trained saved a newer one meanwhile
+            if step is not None:
+                raise
 
 
 def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False, show=True):

@@ -14,7 +14,7 @@ from harmopower import config as configs
 from harmopower.data.tokenize import FILE_NAME, Tokenizer, TokenizerError
 from harmopower.interop import source as sources
 from harmopower.interop.weights import ConversionError, new_folder
-from harmopower.training.checkpoints import Checkpoints
+from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
 from harmopower.training.state import TrainState
 
 POSITIONS = ("vision/position", "text/position")
@@ -92,14 +92,14 @@ def load_init(path: str, params, config, say: Callable[[str], None] = print):
 
 def _checkpoint(folder: epath.Path, fresh: dict):
     """Shapes, reader and config of the newest checkpoint of a workdir, restored into the shards of the fresh ones."""
-    with Checkpoints(str(folder)) as checkpoints:
-        step = checkpoints.resolve(None)
-        shapes = checkpoints.param_shapes(step)
-        like = {
-            name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=_sharding(shape, fresh.get(name), fresh))
-            for name, shape in shapes.items()
-        }
-        params = checkpoints.restore_params(step, like)
+    checkpoints = Checkpoints(str(folder))
+    step = checkpoints.resolve(None)
+    shapes = checkpoints.param_shapes(step)
+    like = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=_sharding(shape, fresh.get(name), fresh))
+        for name, shape in shapes.items()
+    }
+    params = checkpoints.restore_params(step, like)
     return shapes, params.get, configs.from_json((folder / "config.json").read_text())
 
 
@@ -182,7 +182,7 @@ def convert(
     wanted = sources.config_shapes(config, source.vocabulary)
     with new_folder(output, {"source": str(path)}) as folder:
         params = {name: jnp.asarray(_resampled(source, name, shape, say)) for name, shape in wanted.items()}
-        with Checkpoints(str(folder)) as checkpoints:
+        with CheckpointWriter(str(folder)) as checkpoints:
             checkpoints.save(0, TrainState(jnp.zeros((), jnp.int32), params, ()), {})
         (folder / "config.json").write_text(configs.to_json(config))
         if found:

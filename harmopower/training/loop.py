@@ -1,19 +1,23 @@
 """The loop around the train step. Its order is part of the contract:
 
 1. take the batch of the step, 2. dispatch the update, 3. fetch the metrics of the step *before* (the device is never
-waited for), 4. evaluate and save where they are due, 5. leave if a signal asked for it.
+waited for), 4. evaluate where it is due, 5. save where that is due, and always what was just evaluated, so that a
+metric belongs to the state that it was measured on, 6. leave if a signal asked for it.
 """
 
 from collections.abc import Callable
+import contextlib
+import difflib
 import time
 
 import jax
 
+from harmopower.errors import ConfigError
 from harmopower.parallel import mesh as meshes
 from harmopower.training import accounting, writers
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
-from harmopower.training.checkpoints import Checkpoints
+from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
 from harmopower.training.signals import LateMaximum, StopSignal
 from harmopower.training.step import make_train_step
 
@@ -33,13 +37,17 @@ def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluat
       NonFiniteError: a loss or norm is not finite; the checkpoints saved before stay as they are.
     """
     optimizer = optimizers.make_optimizer(config)
-    with jax.set_mesh(mesh), Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints:
-        state = start_state(config, model, optimizer, mesh, checkpoints, load_init)
-        recorder = Recorder(config, workdir, int(state.step), mesh.devices)
-        try:
+    with jax.set_mesh(mesh):
+        state = start_state(config, model, optimizer, mesh, Checkpoints(workdir), load_init)
+        if int(state.step) >= config.total_steps:
+            say(f"already at step {int(state.step)} of {config.total_steps}: nothing to train")
+            return 0
+        _check_best(config, workdir, state, evaluate, stop)
+        with (
+            CheckpointWriter(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints,
+            contextlib.closing(Recorder(config, workdir, int(state.step), mesh.devices)) as recorder,
+        ):
             return _Run(config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate).go(pipeline)
-        finally:
-            recorder.close()
 
 
 def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints, load_init=None) -> states.TrainState:
@@ -50,6 +58,28 @@ def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints, load_i
     return checkpoints.restore(checkpoints.resolve(None), states.abstract(model, optimizer, mesh))
 
 
+def _check_best(config, workdir: str, state: states.TrainState, evaluate: Callable, stop: StopSignal) -> None:
+    """Refuses a `checkpoint.best` that the evaluation does not give.
+
+    Which metrics there are depends on the data too (which splits, boxes, kinds of negatives), so the start is evaluated
+    to know, unless a checkpoint tells.
+    """
+    best = config.checkpoint.best
+    if not best:
+        return
+    checkpoints = Checkpoints(workdir)
+    stored = [checkpoints.metrics(step) for step in checkpoints.steps()]
+    known = next(filter(None, reversed(stored)), None) or evaluate(state.params, int(state.step))
+    if best not in known and not stop.requested():  # a stop cuts an evaluation short, which then has no metrics
+        close = difflib.get_close_matches(best, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        there = ", ".join(sorted(known)) or "none: the data have nothing that the suite measures"
+        raise ConfigError(
+            f"config.checkpoint.best {best!r} is no metric of config.evaluation.suite "
+            f"{config.evaluation.suite!r}{hint} (there are: {there})"
+        )
+
+
 class _Run:
     """The pieces of one run; `go` is the loop."""
 
@@ -58,14 +88,10 @@ class _Run:
         self._checkpoints, self._recorder, self._stop, self._evaluate = checkpoints, recorder, stop, evaluate
         self._train_step = make_train_step(model, optimizer, config, mesh, states.shardings(model, optimizer, mesh))
         self._key = jax.random.key(config.seed)
-        self._found: dict[str, float] = {}  # the newest evaluation
         self._saved_at, self._due = time.monotonic(), LateMaximum()
 
     def go(self, pipeline) -> int:
         total, first = self._config.total_steps, int(self._state.step)
-        if first >= total:
-            self._recorder.message(f"already at step {first} of {total}: nothing to train")
-            return 0
         batches = pipeline.iterate(first)
         for step in range(first + 1, total + 1):
             started = time.perf_counter()
@@ -73,26 +99,29 @@ class _Run:
             waited = time.perf_counter() - started
             self._state, metrics = self._train_step(self._state, batch, self._key)
             self._recorder.add(step, metrics, waited)
-            self._evaluate_if_due(step)
-            self._save_if_due(step)
+            found = self._evaluate_if_due(step)
+            self._save_if_due(step, found)
             if self._stop.agreed():
                 return self._leave(step)
         self._recorder.flush()
         return 0
 
-    def _evaluate_if_due(self, step: int) -> None:
+    def _evaluate_if_due(self, step: int) -> dict[str, float]:
+        """The metrics of the state after `step`; empty where no evaluation is due."""
         every = self._config.evaluation.every_steps
-        if (every and step % every == 0) or step == self._config.total_steps:
-            self._recorder.flush()
-            self._found = self._evaluate(self._state.params, step)
-            self._recorder.add_evaluation(step, self._found)
+        if not (every and step % every == 0) and step != self._config.total_steps:
+            return {}
+        self._recorder.flush()
+        found = self._evaluate(self._state.params, step)
+        self._recorder.add_evaluation(step, found)
+        return found
 
-    def _save_if_due(self, step: int) -> None:
+    def _save_if_due(self, step: int, found: dict[str, float]) -> None:
         settings = self._config.checkpoint
         due_by_time = self._agree(time.monotonic() - self._saved_at > 60 * settings.every_minutes)
         due_by_step = settings.every_steps and step % settings.every_steps == 0
-        if due_by_time or due_by_step or step == self._config.total_steps:
-            self._save(step)
+        if due_by_time or due_by_step or found or step == self._config.total_steps:
+            self._save(step, found)
 
     def _agree(self, due: bool) -> bool:
         # Clocks differ, and a save is collective: the first process decides, all obey a step later.
@@ -100,18 +129,24 @@ class _Run:
             return due
         return bool(self._due.exchange(int(due and jax.process_index() == 0)))
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, found: dict[str, float]) -> None:
         self._recorder.flush()  # raises if a loss is not finite, so that such a state is never saved
-        self._checkpoints.save(step, self._state, self._found)
+        self._checkpoints.save(step, self._state, found)
         self._saved_at, self._due = time.monotonic(), LateMaximum()  # what was due by then is done
 
     def _leave(self, step: int) -> int:
-        self._save(step)
+        self._save(step, {})  # nothing happens where it was saved just now, with its metrics
         self._checkpoints.close()
         self._recorder.message(
             f"stopped by {self._stop.received.name} after step {step}, which is saved; rerun the same command to go on"
         )
         return self._stop.exit_code
+
+
+def say(text: str) -> None:
+    """Prints a line, on the first process only."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
 
 
 def to_devices(batch: dict, mesh) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 from harmopower import config as configs
 from harmopower.data.tokenize import Tokenizer
 from harmopower.interop import export, source
-from harmopower.training.checkpoints import Checkpoints
+from harmopower.training.checkpoints import CheckpointWriter
 from harmopower.training.state import TrainState
 
 TINY = "patch8-shared16-vision32x2x2-text24x2x3"
@@ -51,7 +51,7 @@ def write_run(folder, config, flat, step=5, metrics=None):
     folder.mkdir()
     (folder / "config.json").write_text(configs.to_json(config))
     tokenizer().save(folder / "tokenizer.json")
-    with Checkpoints(str(folder)) as checkpoints:
+    with CheckpointWriter(str(folder)) as checkpoints:
         checkpoints.save(step, TrainState(jnp.full((), step, jnp.int32), nested(flat), ()), {})
     if metrics:
         (folder / "eval.json").write_text(json.dumps({"step": step, "metrics": metrics}))

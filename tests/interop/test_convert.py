@@ -292,8 +292,7 @@ def test_the_converted_folder_is_a_run(converted):
     config = configs.from_json((folder / "config.json").read_text())
     configs.validate(config, 1)
     assert config.model.activation == "quick_gelu" and config.data.image_size == 32
-    with Checkpoints(str(folder)) as checkpoints:
-        assert checkpoints.param_shapes(0) == {name: array.shape for name, array in flat.items()}
+    assert Checkpoints(str(folder)).param_shapes(0) == {name: array.shape for name, array in flat.items()}
 
 
 def fresh_params(config, mesh=None):

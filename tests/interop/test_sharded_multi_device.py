@@ -14,7 +14,7 @@ from harmopower.interop import export, source, starting
 from harmopower.parallel import mesh as meshes
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
-from harmopower.training.checkpoints import Checkpoints
+from harmopower.training.checkpoints import CheckpointWriter
 from tools import export as tool
 
 
@@ -32,7 +32,7 @@ def test_sharded_checkpoint_out_and_in(tmp_path):
     run.mkdir()
     (run / "config.json").write_text(configs.to_json(config))
     tokenizer().save(run / "tokenizer.json")
-    with Checkpoints(str(run)) as checkpoints:
+    with CheckpointWriter(str(run)) as checkpoints:
         checkpoints.save(0, state, {})
     assert tool.main(["--workdir", str(run), "--format", "huggingface", "--output", str(tmp_path / "out")]) == 0
     found, expected = source.open_source(tmp_path / "out"), source.traverse_util.flatten_dict(state.params, sep="/")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from harmopower.errors import ConfigError
 from harmopower.training import writers
 from harmopower.training.checkpoints import Checkpoints
 from harmopower.training.signals import StopSignal
@@ -69,8 +70,10 @@ def test_the_total_is_the_weighted_sum(whole):
         assert row["loss/total"] == pytest.approx(parts, rel=1e-5)
 
 
-def test_the_same_seed_gives_the_same_losses(source, whole, tmp_path):
+def test_the_same_seed_gives_the_same_losses(source, whole, tmp_path, capsys):
     common.train(common.small_config(source), tmp_path)
+    assert capsys.readouterr().out.count("no peak is known of the device 'cpu'") == 1
+    assert "model_flops_utilization" not in whole[1][-1]
     assert common.losses(writers.read_metrics(str(tmp_path))) == common.losses(whole[1])
 
 
@@ -86,9 +89,7 @@ def test_a_finished_run_is_left_alone(source, whole, capsys):
     workdir, rows = whole
     assert common.train(common.small_config(source), workdir) == 0
     assert writers.read_metrics(str(workdir)) == rows
-    printed = capsys.readouterr().out
-    assert "nothing to train" in printed
-    assert printed.count("no peak is known of the device 'cpu'") == 1 and "model_flops_utilization" not in rows[-1]
+    assert "nothing to train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["lexeme_region", "global_region", "powerset"])
@@ -117,14 +118,30 @@ def test_a_non_finite_loss_names_the_term_and_keeps_the_good_checkpoint(source, 
     assert Checkpoints(str(tmp_path)).steps() == [2]
 
 
-def test_evaluation_metrics_choose_the_best_checkpoint(source, tmp_path):
-    found = {2: 0.1, 4: 0.9, 6: 0.5}
-    config = common.small_config(
-        source, evaluation__every_steps=2, checkpoint__every_steps=2, checkpoint__keep=1, checkpoint__best="r1"
-    )
+def test_the_best_checkpoint_is_the_one_that_was_evaluated(source, tmp_path):
+    config = common.small_config(source, checkpoint__every_steps=1, checkpoint__keep=1, checkpoint__best="r1")
+    config.evaluation.every_steps = 4  # at 4 and at the end; the saves in between have no metric
+    found = {0: 0.0, 4: 0.9, 6: 0.3}
     common.train(config, tmp_path, evaluate=lambda params, step: {"r1": found[step]})
-    assert Checkpoints(str(tmp_path)).steps() == [4, 6]
+    checkpoints = Checkpoints(str(tmp_path))
+    assert [(step, checkpoints.metrics(step)) for step in checkpoints.steps()] == [(4, {"r1": 0.9}), (6, {"r1": 0.3})]
     evaluations = {
         row["step"]: row["evaluation/r1"] for row in writers.read_metrics(str(tmp_path)) if "evaluation/r1" in row
     }
-    assert evaluations == found
+    assert evaluations == {4: 0.9, 6: 0.3}
+
+
+def test_what_is_evaluated_is_saved(source, tmp_path):
+    config = common.small_config(source, evaluation__every_steps=2, checkpoint__every_steps=100, checkpoint__keep=9)
+    common.train(config, tmp_path, evaluate=lambda params, step: {"r1": float(step)})
+    checkpoints = Checkpoints(str(tmp_path))
+    assert {step: checkpoints.metrics(step) for step in checkpoints.steps()} == {n: {"r1": n} for n in (2, 4, 6)}
+
+
+def test_an_unknown_best_is_refused_before_the_first_step(source, tmp_path):
+    config = common.small_config(source, checkpoint__best="retrieval/r2")
+    with pytest.raises(ConfigError, match="checkpoint.best 'retrieval/r2' is no metric .* mean 'retrieval/r1'"):
+        common.train(config, tmp_path, evaluate=lambda params, step: {"retrieval/r1": 0.5})
+    with pytest.raises(ConfigError, match="there are: none"):
+        common.train(config, tmp_path)
+    assert not Checkpoints(str(tmp_path)).steps() and not writers.read_metrics(str(tmp_path))
