@@ -162,7 +162,7 @@ class Recorder:
         self._config = config
         self._pending = None
         first = jax.process_index() == 0
-        wandb = start_wandb(config, workdir) if config.log.wandb and first else None
+        wandb = writers.start_wandb(workdir, config.to_dict()) if config.log.wandb and first else None
         self._writer = writers.MetricWriter(workdir, start_step, config.log.tensorboard, wandb) if first else None
         self._progress = writers.Progress(config.total_steps, start_step, show=first)
         self._schedule = optimizers.make_schedule(config)
@@ -217,10 +217,3 @@ class Recorder:
         self._progress.close()
         if self._writer:
             self._writer.close()
-
-
-def start_wandb(config, workdir: str):
-    """Starts a Weights & Biases run; needs the extra `wandb`."""
-    import wandb  # an optional dependency
-
-    return wandb.init(project="harmopower", dir=workdir, config=config.to_dict(), resume="allow")
