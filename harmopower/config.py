@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
     config.optimizer = _optimizer()
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: the devices that are left
     config.checkpoint = ConfigDict(dict(every_steps=1000, every_minutes=30.0, keep=2, best=""))  # best: a metric
-    config.evaluation = ConfigDict(dict(every_steps=1000, suite="scenes", candidates=256, batch_size=256))
+    config.evaluation = _evaluation()
     config.log = ConfigDict(dict(every_steps=10, tensorboard=True, wandb=False))
     return config
 
@@ -172,6 +172,18 @@ def _objective() -> ConfigDict:
                 samples=256,
             ),
         }
+    )
+
+
+def _evaluation() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            every_steps=1000,  # and at the end; 0 = only there
+            suite="scenes",  # names of harmopower/evaluation/suites, comma-separated; empty = no evaluation
+            data="",  # root folder of the suites that have data of their own
+            candidates=256,  # images and texts of retrieval at most
+            batch_size=256,
+        )
     )
 
 

@@ -10,7 +10,8 @@ from harmopower import config as configs
 from harmopower.data import pipeline
 from harmopower.data.tokenize import FILE_NAME, Tokenizer
 from harmopower.errors import CommandError, ConfigError
-from harmopower.evaluation import suite
+from harmopower.evaluation import report, running, suites
+from harmopower.evaluation.encoder import Encoder
 from harmopower.models import clip
 from harmopower.objectives import total
 from harmopower.training import optimizer as optimizers
@@ -64,8 +65,8 @@ def write_workdir(workdir: str, config, tokenizer: Tokenizer) -> None:
     tokenizer.save(os.path.join(workdir, FILE_NAME))
 
 
-def read_workdir(workdir: str):
-    """The config and tokenizer of a run.
+def read_workdir(workdir: str, tokenizer: str = ""):
+    """The config and tokenizer of a run; `tokenizer`, as `config.data.tokenizer`, takes the place of its own.
 
     Raises:
       CommandError: the folder holds no run.
@@ -73,7 +74,7 @@ def read_workdir(workdir: str):
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise CommandError(f"--workdir {workdir} holds no run: there is no config.json; train first, or correct it")
-    return configs.from_json(path.read_text()), Tokenizer.load(os.path.join(workdir, FILE_NAME), workdir)
+    return configs.from_json(path.read_text()), Tokenizer.load(tokenizer, workdir)
 
 
 def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):
@@ -93,19 +94,17 @@ def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):
                 raise
 
 
-def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False, show=True):
+def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False):
     """Builds `evaluate(params, step) -> metrics`, which also prints the table and writes `eval.json`.
 
     A stop asked for in between gives no metrics and leaves the older `eval.json`.
-
     Raises:
-      ConfigError: `config.evaluation.suite` is unknown.
+      ConfigError, DataSourceError: a suite of `config.evaluation.suite` is unknown, or there is no data set.
     """
-    if config.evaluation.suite not in suite.SUITES:
-        raise ConfigError(f"config.evaluation.suite {config.evaluation.suite!r} is none of {', '.join(suite.SUITES)}")
+    suites.tasks(config)  # before an hour has been trained
 
     def evaluate(params, step: int) -> dict[str, float]:
-        encoder = suite.Encoder(
+        encoder = Encoder(
             model,
             params,
             tokenizer,
@@ -115,13 +114,12 @@ def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer
             region_pooling=config.objective.region_pooling,
             resize_mode=config.data.resize_mode,
         )
-        found = suite.run(config.evaluation, encoder, config.data.source, should_stop)
+        found = running.run(config, encoder, should_stop)
         if found is None:
             return {}
-        if jax.process_index() == 0:
-            suite.write(workdir, step, found)
-            if show:
-                rich.console.Console().print(suite.table(found, step))
+        if jax.process_index() == 0 and found.metrics:
+            report.write(workdir, step, found)
+            rich.console.Console().print(report.table(found, step))
         return found.metrics
 
     return evaluate

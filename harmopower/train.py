@@ -13,6 +13,7 @@ from harmopower import command, runs
 from harmopower import config as configs
 from harmopower.data.pipeline import BadDataError
 from harmopower.errors import CommandError
+from harmopower.evaluation import running
 from harmopower.interop import starting
 from harmopower.parallel import mesh as meshes
 from harmopower.training import loop
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> int:
     model = runs.build_model(config, tokenizer)
     runs.write_workdir(workdir, config, tokenizer)
     say = print if jax.process_index() == 0 else (lambda text: None)
+    if nothing := running.nothing_to_measure(config):
+        say(nothing)
     load_init = (lambda params: starting.load_init(config.init, params, config, say)) if config.init else None
     with StopSignal() as stop:
         evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.agreed)

@@ -20,5 +20,4 @@ cd "$ROOT"
 
 "$PYTHON" -m tools.prepare scenes --output runs/data/scenes
 "$PYTHON" -m harmopower.train --config configs/scenes.py --workdir "$WORKDIR" "$@"
-"$PYTHON" -m harmopower.evaluate --workdir "$WORKDIR"
 "$PYTHON" -m tools.export --workdir "$WORKDIR" --format huggingface --output "$WORKDIR/export"

@@ -23,7 +23,7 @@ from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.proto import tf_example_pb2
 
 from harmopower.data import images
-from harmopower.errors import RecordError
+from harmopower.errors import RecordError, UserError
 
 Example = dict
 
@@ -36,7 +36,7 @@ _LISTS = {
 _TEXTS = ("label", "text", "kind")
 
 
-class DataSourceError(ValueError):
+class DataSourceError(UserError, ValueError):
     """A data set or a split that is not there; the text says what to run or which splits there are."""
 
 
@@ -106,6 +106,15 @@ def read(directory, split: str) -> "Source":
         )
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     return Source(builder.as_data_source(split, deserialize_method=raw))
+
+
+def splits(directory) -> dict[str, int]:
+    """The splits of a data set that have examples, and how many.
+
+    Raises:
+      DataSourceError: the folder holds no data set.
+    """
+    return {name: info.num_examples for name, info in _builder(directory).info.splits.items() if info.num_examples}
 
 
 def metadata(directory) -> dict:

@@ -13,6 +13,8 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
+from harmopower.errors import UserError
+
 PAD_ID = 0
 FILE_NAME = "tokenizer.json"
 _PAD, _START, _END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
@@ -21,7 +23,7 @@ MIN_VOCAB_SIZE = 256 + 3  # the bytes; pad, start and end
 _MIN_PHRASE_TOKENS = 2  # METHOD section 3
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError, ValueError):
     """A tokenizer that cannot be loaded or trained; the text names the path and the key."""
 
 

@@ -1,5 +1,6 @@
-"""Embeddings of images, regions and texts for evaluation: jitted once, in batches of one shape."""
+"""Embeddings of images, regions and texts for evaluation: jitted once, in batches of one shape, on all devices."""
 
+from collections.abc import Sequence
 import functools
 from typing import NamedTuple
 
@@ -7,19 +8,20 @@ import jax
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from harmopower.data import images, records, transforms
+from harmopower.evaluation.preparing import Row, Share
+from harmopower.evaluation.suite import NO_BOXES, View
 from harmopower.features import regions as region_features
 from harmopower.features.vectors import normalise
 from harmopower.parallel import mesh as meshes
 from harmopower.parallel import rules
 
 
-class Prepared(NamedTuple):
-    """An example as the model takes it."""
+class Encoded(NamedTuple):
+    """The usable examples of a global batch, of all processes, in the order of their numbers; L2-normalised."""
 
-    image: np.ndarray  # uint8 [image_size, image_size, 3]
-    boxes: np.ndarray  # float32 [m, 4], in shares of that image
-    kept: np.ndarray  # which of the example's regions these boxes are: int [m]
+    indices: np.ndarray  # int [n]
+    images: np.ndarray  # [n, D]
+    regions: np.ndarray  # [all boxes of all n examples in order, D]
 
 
 class Encoder:
@@ -29,8 +31,13 @@ class Encoder:
         texts = encoder.encode_texts(["a red circle", "a blue square"])                  # [2, D]
 
     Compiled code is kept between encoders of equal models, so an evaluation in the middle of training compiles only the
-    first time. Parameters may lie on a mesh: enter it with `jax.set_mesh`, and the batch is spread over its devices.
-    Several processes must encode the same inputs in the same order; each gets all results.
+    first time. Parameters may lie on a mesh: enter it with `jax.set_mesh`, and batches are spread over its devices.
+    Several processes must call the same functions in the same order: each gives its own rows of a batch of images and
+    the same texts as all others, and gets all results.
+
+    Attributes:
+      view: how images are prepared for this model.
+      share: which rows of each batch this process prepares.
     """
 
     def __init__(
@@ -51,64 +58,73 @@ class Encoder:
           model, params: the Flax model and its parameters, unboxed.
           tokenizer: `harmopower.data.tokenize.Tokenizer`.
           image_size, context_length, region_pooling, resize_mode: as in training.
-          batch_size: images or texts a pass; rounded up so that it divides over the mesh.
+          batch_size: images or texts a pass, of all devices; rounded up so that it divides over the mesh.
         """
         shards = meshes.batch_shards(jax.sharding.get_abstract_mesh())
-        self.batch_size = -(-batch_size // shards) * shards
+        batch_size = -(-batch_size // shards) * shards
+        rows = batch_size // jax.process_count()
+        self.view = View(image_size, resize_mode)
+        self.share = Share(jax.process_index() * rows, rows, batch_size)
         self._model, self._params, self._tokenizer = model, params, tokenizer
-        self._image_size, self._context_length = image_size, context_length
-        self._region_pooling, self._resize_mode = region_pooling, resize_mode
+        self._context_length, self._region_pooling = context_length, region_pooling
 
-    def prepare(self, example: records.Example) -> Prepared:
-        """Decodes an example's image and moves its boxes along; boxes that lie outside the window are left out.
+    def encode_images(self, rows: Sequence[Row]) -> Encoded:
+        """Images and their regions, from one pass.
 
-        Raises:
-          RecordError: the example cannot be used; the text names it.
+        Args:
+          rows: this process's share of a batch; those without an example or with one that cannot be used are left out
+            of the result.
         """
-        problems = records.check(example, decode_image=False)
-        if problems:
-            raise records.RecordError("; ".join(problems))
-        try:
-            image = images.decode(example["image"])
-        except records.RecordError as error:
-            raise records.RecordError(f"record {example['id']}: {error}") from error
-        window = transforms.fixed_window(image.size, self._image_size, self._resize_mode)
-        boxes, kept = transforms.move_boxes([part["box"] for part in example["regions"]], window, self._image_size)
-        pixels = transforms.crop_and_resize(image, window, self._image_size)
-        return Prepared(pixels, boxes[kept], np.flatnonzero(kept))
+        boxes = [row.prepared.boxes if row.prepared else NO_BOXES for row in rows]
+        own = [[row.index if row.prepared else -1, len(own)] for row, own in zip(rows, boxes, strict=True)]
+        # The numbers travel as the images do, so that it does not matter which process holds which rows.
+        indices, counts = np.asarray(_everywhere(self._spread(np.array(own, np.int32)))).T
+        blank = np.zeros((self.view.image_size, self.view.image_size, 3), np.uint8)
+        images = np.stack([row.prepared.image if row.prepared else blank for row in rows])
+        pooled, tokens = _image_features(self._model, self._params, self._spread(images))
+        regions = self._encode_regions(tokens, boxes, int(counts.max(initial=0)))
+        order = [row for row in np.argsort(indices, kind="stable") if indices[row] >= 0]
+        return Encoded(
+            indices[order],
+            np.asarray(pooled)[order],
+            np.concatenate([regions[:0, 0], *(regions[row, : counts[row]] for row in order)]),
+        )
 
-    def encode_images(self, prepared: list[Prepared]) -> tuple[np.ndarray, np.ndarray]:
-        """Images [n, D] and their regions [sum of m, D] in the order of the boxes, L2-normalised, from one pass."""
-        parts = [self._encode_image_batch(batch) for batch in self._batches(prepared)]
-        return np.concatenate([images for images, _ in parts]), np.concatenate([regions for _, regions in parts])
-
-    def _encode_image_batch(self, batch: list[Prepared]) -> tuple[np.ndarray, np.ndarray]:
-        pooled, tokens = _image_features(self._model, self._params, self._pad(np.stack([row.image for row in batch])))
-        boxes, valid = _pad_boxes([row.boxes for row in batch], self.batch_size)
+    def _encode_regions(self, tokens, boxes: list[np.ndarray], most: int) -> np.ndarray:
+        """[B, M, D], M at least the `most` boxes that an image of any process has."""
         # A pass of its own: the number of boxes varies, and only this small function compiles anew for it.
-        regions = _region_features(tokens, boxes, valid, self._model.grid, self._region_pooling)
-        return np.asarray(pooled)[: len(batch)], np.asarray(regions)[valid]
+        padded, valid = map(self._spread, _pad_boxes(boxes, most))
+        return np.asarray(_region_features(tokens, padded, valid, self._model.grid, self._region_pooling))
 
-    def encode_texts(self, texts: list[str]) -> np.ndarray:
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts [n, D], L2-normalised; what exceeds the context length is cut."""
-        return np.concatenate([self._encode_text_batch(batch) for batch in self._batches(texts)])
+        size = self.share.batch_size
+        return np.concatenate(
+            [self._encode_text_batch(texts[start : start + size]) for start in range(0, len(texts), size)]
+        )
 
-    def _encode_text_batch(self, batch: list[str]) -> np.ndarray:
-        ids, _ = self._tokenizer.encode_batch(batch, self._context_length)
-        return np.asarray(_text_features(self._model, self._params, self._pad(ids)))[: len(batch)]
+    def _encode_text_batch(self, batch: Sequence[str]) -> np.ndarray:
+        filled = [*batch, *([""] * (self.share.batch_size - len(batch)))]
+        ids, _ = self._tokenizer.encode_batch(filled, self._context_length)
+        return np.asarray(_text_features(self._model, self._params, self._place(ids)))[: len(batch)]
 
-    def _batches(self, items: list):
-        return (items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size))
+    def _spread(self, rows: np.ndarray):
+        """This process's rows as its part of the global batch."""
+        mesh = jax.sharding.get_mesh()
+        return rows if mesh.empty else jax.make_array_from_process_local_data(meshes.batch_sharding(mesh), rows)
 
-    def _pad(self, rows: np.ndarray) -> np.ndarray:
-        """Repeats the last row, so that every batch has the shape that is compiled."""
-        return np.concatenate([rows, np.repeat(rows[-1:], self.batch_size - len(rows), axis=0)])
+    def _place(self, rows: np.ndarray):
+        """The whole batch, the same on every process, in its order."""
+        mesh = jax.sharding.get_mesh()
+        if mesh.empty:
+            return rows
+        return jax.make_array_from_callback(rows.shape, meshes.batch_sharding(mesh), lambda index: rows[index])
 
 
-def _pad_boxes(boxes: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _pad_boxes(boxes: list[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes [rows, M, 4] and which are real, bool [rows, M]; M is a power of two, so that few shapes are compiled."""
-    most = 1 << max(max(map(len, boxes)) - 1, 0).bit_length()
-    padded, valid = np.zeros((rows, most, 4), np.float32), np.zeros((rows, most), bool)
+    most = 1 << max(most - 1, 0).bit_length()
+    padded, valid = np.zeros((len(boxes), most, 4), np.float32), np.zeros((len(boxes), most), bool)
     for row, own in enumerate(boxes):
         padded[row, : len(own)], valid[row, : len(own)] = own, True
     return padded, valid
@@ -129,6 +145,11 @@ def _region_features(tokens, boxes, valid, grid, mode):
 def _text_features(model, params, ids):
     encoded = model.apply({"params": params}, rules.constrain(ids), method="encode_text")
     return _whole(normalise(encoded.pooled))
+
+
+@jax.jit
+def _everywhere(x):
+    return _whole(x)
 
 
 def _whole(x):

@@ -1,255 +1,144 @@
-"""What is measured, on which splits; the table and the file of the results.
+"""What an evaluation suite is, for those who write one: it says what is read and what is measured, the rest is done.
 
-    encoder = suite.Encoder(model, params, tokenizer, image_size, context_length, batch_size, region_pooling="overlap")
-    found = suite.run(config.evaluation, encoder, "runs/data/scenes")
-    suite.write(workdir, step, found)
-    rich.print(suite.table(found, step))
+    class Colours(suite.Task):
+        metrics = ("top1",)
 
-Metrics are called `split/part/metric`, such as `test/retrieval/image_to_text_r1`, and are shares in 0..1.
+        def __init__(self, directory):
+            self.source = records.read(directory, "test")
+
+        def prepare(self, example, view):                                   # in threads and worker processes
+            image, _, _ = view.take(example["image"])
+            return suite.Prepared(image, suite.NO_BOXES, example["captions"][0])
+
+        def measure(self, vectors):                                         # once, when every image is a vector
+            scores = vectors.images @ vectors.texts(["a red thing", "a blue thing"]).T
+            right = scores.argmax(1) == np.array(["blue" in caption for caption in vectors.facts])
+            return suite.Found({"top1": float(right.mean())}, {"top1": 0.5})
+
+    class ColourSuite(suite.Suite):
+        name = "colours"
+
+        def tasks(self, config):
+            return {"colours": Colours(config.evaluation.data)}
+
+A module with that and a line in `suites/__init__.py` are all that a suite needs. It is handed a model only as vectors,
+so nothing here imports jax, and worker processes stay light.
 """
 
-from collections.abc import Callable
+import abc
+from collections.abc import Callable, Sequence
 import dataclasses
-import json
-import os
+from typing import Any, NamedTuple
 
-from absl import logging
 import numpy as np
-from rich.table import Table
 
-from harmopower.data import records
-from harmopower.evaluation import boxes, classification, composition, retrieval
-from harmopower.evaluation.encoder import Encoder
+from harmopower.data import images, transforms
 
-__all__ = ["SUITES", "Encoder", "Found", "run", "table", "write"]
-
-SUITES = {"scenes": ("test", "test_unseen")}  # name -> the splits that it measures
+NO_BOXES = np.zeros((0, 4), np.float32)
 
 
 @dataclasses.dataclass
 class Found:
-    """The results of an evaluation, under the same names what chance would reach, and what was left out and why."""
+    """Results, under the same names what chance would reach, and what was left out and why."""
 
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     chance: dict[str, float] = dataclasses.field(default_factory=dict)
-    left_out: dict[str, str] = dataclasses.field(default_factory=dict)  # "split" or "split/part" -> reason
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def add(self, prefix: str, metrics: dict[str, float], chance: dict[str, float]) -> None:
-        """Adds the metrics of one part of one split, each with its chance level."""
-        for name, value in metrics.items():
-            self.metrics[f"{prefix}/{name}"], self.chance[f"{prefix}/{name}"] = value, chance[name]
-
-
-class _Stopped(Exception):
-    """The caller asked to stop between two batches."""
+    def add(self, other: "Found", prefix: str = "") -> None:
+        """Takes over the results of a part, with `prefix` before their names."""
+        for name in ("metrics", "chance", "left_out"):
+            getattr(self, name).update({prefix + key: value for key, value in getattr(other, name).items()})
 
 
-class _LeftOut(Exception):
-    """The data lack what a measurement needs; the text says what."""
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How the evaluated model sees images: as in training, without what is random there."""
+
+    image_size: int
+    resize_mode: str
+
+    def take(self, image: bytes, boxes=NO_BOXES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Decodes and resizes an image and moves its boxes along.
+
+        Args:
+          image: encoded, as in a file.
+          boxes: [m, 4], y0, x0, y1, x1 as shares of the image.
+
+        Returns:
+          uint8 [image_size, image_size, 3], the boxes that lie inside, float32 [k, 4], and which ones they are, [k].
+
+        Raises:
+          RecordError: the image cannot be decoded.
+        """
+        picture = images.decode(image)
+        window = transforms.fixed_window(picture.size, self.image_size, self.resize_mode)
+        moved, kept = transforms.move_boxes(boxes, window, self.image_size)
+        return transforms.crop_and_resize(picture, window, self.image_size), moved[kept], np.flatnonzero(kept)
+
+
+class Prepared(NamedTuple):
+    """An example as the model takes it, and what `measure` must know of it."""
+
+    image: np.ndarray  # uint8 [image_size, image_size, 3]
+    boxes: np.ndarray  # float32 [m, 4], in shares of that image; a region feature is made of each
+    facts: Any  # captions, labels, ...: small and picklable, for the facts of all examples are kept in memory
 
 
 @dataclasses.dataclass
-class _Split:
-    """A split in embeddings, all L2-normalised; classes is [0, D] where the data set names none."""
+class Vectors:
+    """A task's data as the model sees them: every usable example once, in the order of the source. L2-normalised."""
 
-    examples: list[records.Example]  # without images; those of the regions that have a feature are also under "kept"
+    facts: list  # n, as `prepare` gave them
     images: np.ndarray  # [n, D]
-    regions: np.ndarray  # [all regions of all examples in order, D]
-    texts: np.ndarray  # [distinct texts, D]
-    rows: dict[str, int]  # text -> its row
-    names: list[str]  # of the classes
-    classes: np.ndarray  # [C, D]
-
-    def text(self, texts: list[str]) -> np.ndarray:
-        """The embeddings [n, D] of those texts."""
-        return self.texts[[self.rows[text] for text in texts]]
+    regions: np.ndarray  # [all boxes of all examples in order, D]
+    texts: Callable[[Sequence[str]], np.ndarray]  # n texts -> [n, D]; a text is encoded once, however often it is asked
 
 
-def run(
-    settings, encoder: Encoder, data_directory: str, should_stop: Callable[[], bool] = lambda: False
-) -> Found | None:
-    """Measures a suite on a prepared data set.
+class Task(abc.ABC):
+    """One measurement on one data source; picklable before it is run, since worker processes get a copy.
 
-    Args:
-      settings: `config.evaluation`: `suite`, one of `SUITES`, and `candidates`, the images and texts of retrieval (the
-        first ones of the split).
-      encoder: the model.
-      data_directory: folder of the data set; its metadata may hold `classes`. What it lacks (a split, classes, boxes,
-        negatives) is left out, with the reason in the result.
-      should_stop: asked before every batch.
-
-    Returns:
-      The results, or None when `should_stop` said stop.
-
-    Raises:
-      DataSourceError: there is no data set.
+    Attributes:
+      source: `len(source)` examples of any kind, by random access: `source[index]`.
+      metrics: the names that `measure` can give, known before anything is read, so that a mistyped
+        `config.checkpoint.best` is refused at the start.
     """
-    found = Found()
-    names = list(records.metadata(data_directory).get("classes", []))
-    try:
-        classes = _encode_classes(encoder, names, should_stop)
-        for split in SUITES[settings.suite]:
-            _measure_split(found, split, settings, encoder, data_directory, (names, classes), should_stop)
-    except _Stopped:
-        return None
-    return found
+
+    source: Any
+    metrics: Sequence[str]
+
+    @abc.abstractmethod
+    def prepare(self, example, view: View) -> Prepared:
+        """What the model takes of an example. Called once for each, on one of the processes.
+
+        Raises:
+          RecordError: the example cannot be used; it is named in the log, counted, and left out.
+        """
+
+    @abc.abstractmethod
+    def measure(self, vectors: Vectors) -> Found:
+        """The results, all of them shares in 0..1, higher is better; called alike on every process."""
 
 
-def _measure_split(found: Found, split: str, settings, encoder, data_directory, classes, should_stop) -> None:
-    try:
-        source = records.read(data_directory, split)
-    except records.DataSourceError:
-        found.left_out[split] = "the data set has no such split"
-        return
-    examples, images, regions = _encode_images(encoder, source, should_stop)
-    if len(examples) < len(source):
-        bad = len(source) - len(examples)
-        found.left_out[f"{split} records"] = f"{bad} of {len(source)} cannot be used (see the log)"
-    if not examples:
-        return
-    texts, rows = _encode_texts(encoder, examples, should_stop)
-    data = _Split(examples, images, regions, texts, rows, *classes)
-    for part, measure in _PARTS.items():
-        try:
-            found.add(f"{split}/{part}", *measure(data, settings))
-        except _LeftOut as reason:
-            found.left_out[f"{split}/{part}"] = str(reason)
+class Suite(abc.ABC):
+    """What belongs together under one name of `config.evaluation.suite`.
 
+    Attributes:
+      averages: the names that `average` can give.
+    """
 
-# ---- Embeddings, batch by batch ----
+    name: str
+    averages: Sequence[str] = ()
 
+    @abc.abstractmethod
+    def tasks(self, config) -> dict[str, Task | str]:
+        """The tasks by their names, which begin the names of their metrics; in place of one whose data are not there
+        stands the reason, in words that say how to get them. Opens files, reads no examples.
 
-def _encode_classes(encoder: Encoder, names: list[str], should_stop) -> np.ndarray:
-    texts = classification.class_texts(names)
-    parts = [encoder.encode_texts(batch) for batch in _batches(texts, encoder.batch_size, should_stop)]
-    return classification.class_embeddings(np.concatenate(parts)) if parts else np.zeros((0, 0), np.float32)
+        Args:
+          config: the run's: `config.evaluation.data` is the root folder of the suites' own data.
+        """
 
-
-def _encode_images(encoder: Encoder, source, should_stop):
-    examples, images, regions = [], [], []
-    for batch in _batches(range(len(source)), encoder.batch_size, should_stop):
-        usable, prepared = _prepare(encoder, [source[index] for index in batch])
-        if usable:
-            examples += usable
-            pooled, own = encoder.encode_images(prepared)
-            images.append(pooled)
-            regions.append(own)
-    return examples, np.concatenate(images or [[]]), np.concatenate(regions or [[]])
-
-
-def _prepare(encoder: Encoder, batch: list[records.Example]):
-    """The usable examples without their images, which are large, and what the encoder takes; names the others."""
-    usable, prepared = [], []
-    for example in batch:
-        try:
-            prepared.append(encoder.prepare(example))
-        except records.RecordError as error:
-            logging.warning("bad record, left out of the evaluation: %s", error)
-            continue
-        kept = [example["regions"][index] for index in prepared[-1].kept]
-        usable.append({**example, "image": b"", "kept": kept})
-    return usable, prepared
-
-
-def _encode_texts(encoder: Encoder, examples: list[records.Example], should_stop) -> tuple[np.ndarray, dict[str, int]]:
-    """Every distinct caption and negative that is compared: embeddings, and the row of each text."""
-    compared = [example["captions"][0] for example in examples]
-    for row, negative in _negatives(examples):
-        compared += [examples[row]["captions"][negative["caption"]], negative["text"]]
-    texts = list(dict.fromkeys(compared))
-    parts = [encoder.encode_texts(batch) for batch in _batches(texts, encoder.batch_size, should_stop)]
-    return np.concatenate(parts), {text: row for row, text in enumerate(texts)}
-
-
-def _negatives(examples: list[records.Example]) -> list[tuple[int, dict]]:
-    return [(row, negative) for row, example in enumerate(examples) for negative in example["negatives"]]
-
-
-def _batches(items, size: int, should_stop):
-    for start in range(0, len(items), size):
-        if should_stop():
-            raise _Stopped
-        yield items[start : start + size]
-
-
-# ---- The parts: a split in embeddings -> metrics and chance levels ----
-
-
-def _retrieval(data: _Split, settings):
-    count = min(settings.candidates, len(data.examples))
-    captions = [example["captions"][0] for example in data.examples[:count]]
-    return retrieval.recall(data.images[:count], data.text(captions)), retrieval.chance(count)
-
-
-def _classification(data: _Split, settings):
-    labels = np.array(
-        [_label(data, example["regions"][0]) if len(example["regions"]) == 1 else -1 for example in data.examples]
-    )
-    _need(data.names, "the data set's metadata name no classes")
-    _need((labels >= 0).any(), "no example has exactly one region, with a class as its label")
-    single = labels >= 0
-    found = classification.accuracy(data.images[single], data.classes, labels[single])
-    return found, classification.chance(len(data.names))
-
-
-def _boxes(data: _Split, settings):
-    labels = np.array([_label(data, part) for example in data.examples for part in example["kept"]])
-    _need(data.names, "the data set's metadata name no classes")
-    _need((labels >= 0).any(), "no region has a class as its label")
-    known = labels >= 0
-    return boxes.accuracy(data.regions[known], data.classes, labels[known]), boxes.chance(len(data.names))
-
-
-def _composition(data: _Split, settings):
-    pairs = _negatives(data.examples)
-    _need(pairs, "no example has negatives")
-    images = data.images[[row for row, _ in pairs]]
-    captions = data.text([data.examples[row]["captions"][negative["caption"]] for row, negative in pairs])
-    kinds = [negative["kind"] for _, negative in pairs]
-    negatives = data.text([negative["text"] for _, negative in pairs])
-    return composition.accuracy(images, captions, negatives, kinds), composition.chance(kinds)
-
-
-_PARTS = {"retrieval": _retrieval, "classification": _classification, "boxes": _boxes, "composition": _composition}
-
-
-def _label(data: _Split, part: dict) -> int:
-    return data.names.index(part["label"]) if part["label"] in data.names else -1
-
-
-def _need(there, reason: str) -> None:
-    if not there:
-        raise _LeftOut(reason)
-
-
-# ---- Results ----
-
-
-def write(workdir: str, step: int, found: Found) -> None:
-    """Writes `eval.json`: `{"step", "metrics", "chance", "left_out"}`; replaced at once, never half written."""
-    os.makedirs(workdir, exist_ok=True)
-    path = os.path.join(workdir, "eval.json")
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump({"step": step, **dataclasses.asdict(found)}, file, indent=2)
-        file.write("\n")
-    os.replace(path + ".new", path)
-
-
-def table(found: Found, step: int) -> Table:
-    """The results in percent, a column a split, each with its chance level beside it."""
-    splits = list(dict.fromkeys(name.split("/")[0] for name in found.metrics))
-    rows = dict.fromkeys(name.split("/", 1)[1] for name in found.metrics)
-    caption = "\n".join(f"left out: {name}: {reason}" for name, reason in found.left_out.items())
-    result = Table(title=f"Evaluation of step {step}, in percent", caption=caption or None)
-    result.add_column("metric")
-    for split in splits:
-        result.add_column(split, justify="right")
-        result.add_column("chance", justify="right", style="dim")
-    for row in rows:
-        names = [f"{split}/{row}" for split in splits]
-        result.add_row(row, *(_percent(values, name) for name in names for values in (found.metrics, found.chance)))
-    return result
-
-
-def _percent(values: dict[str, float], name: str) -> str:
-    return f"{100 * values[name]:.1f}" if name in values else "-"
+    def average(self, found: Found) -> Found:
+        """What is computed from the results of all tasks, such as means over complete sets."""
+        return Found()
