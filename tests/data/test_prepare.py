@@ -62,7 +62,7 @@ def test_jsonl_becomes_records_and_a_tokenizer(folder, capsys):
     assert {phrase["caption"] for phrase in second["phrases"]} == {1} and second["regions"][0]["caption"] == 1
     assert records.metadata(folder / "out") == {"classes": ["dog"]}
     assert Tokenizer.load("", folder / "out").vocab_size <= 300
-    assert "2 of 2 lines used" in capsys.readouterr().out
+    assert "2 of 2 samples used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_jsonl_becomes_records_and_a_tokenizer(folder, capsys):
     [
         ("{broken", "not JSON"),
         ({"caption": "a"}, "field image"),
-        ({"image": "absent.png", "caption": "a"}, "field image: "),
+        ({"image": "absent.png", "caption": "a"}, "absent.png cannot be read"),
         ({"image": "broken.png", "caption": "a"}, "cannot be decoded"),
         ({"image": "a.png"}, "field caption"),
         ({"image": "a.png", "caption": 3}, "field caption: it must be text, not 3"),
@@ -95,13 +95,13 @@ def test_bad_lines_are_named_and_left_out(folder, capsys, line, words):
     assert _run(folder, [GOOD, line]) == 0
     printed = capsys.readouterr()
     assert "line 2: " in printed.err and words in printed.err
-    assert "1 of 2 lines used, 1 left out" in printed.out
+    assert "1 of 2 samples used, 1 left out" in printed.out
     assert len(records.read(folder / "out", "train")) == 1
 
 
 def test_only_bad_lines_is_an_error(folder, capsys):
     assert _run(folder, ["{broken", {"image": "a.png"}]) == 2
-    assert "none of the 2 lines" in capsys.readouterr().err
+    assert "none of the 2 samples" in capsys.readouterr().err
     assert not (folder / "out" / "prepared.json").exists()
 
 
@@ -128,7 +128,7 @@ def test_finished_is_skipped_and_unfinished_redone(folder, capsys):
     assert prepare.main(arguments) == 0
     assert (folder / "out" / "dataset_info.json").stat().st_mtime_ns > stored and mark.exists()
     assert prepare.main([*arguments[:-1], "290"]) == 0
-    assert "vocab_size 300 -> 290" in capsys.readouterr().out
+    assert "shards that are done already stay" in capsys.readouterr().out
     assert Tokenizer.load("", folder / "out").vocab_size <= 290
 
 
@@ -164,7 +164,7 @@ def test_scenes_with_their_tokenizer(tmp_path, capsys):
     "arguments, words",
     [
         (["scenes", "--output", "{out}", "--train", "0"], "--train is 0; it must be at least 1"),
-        (["jsonl", "--output", "{out}", "--input", "/absent.jsonl"], "--input /absent.jsonl is not a file"),
+        (["jsonl", "--output", "{out}", "--input", "/absent.jsonl"], "/absent.jsonl does not exist"),
         (["jsonl", "--output", "{out}", "--input", "{file}", "--test-fraction", "1.5"], "--test-fraction is 1.5"),
         (["scenes", "--output", "{file}"], "{file}"),
         (["scenes", "--output", "{out}", "--vocab-size", "100"], "--vocab-size is 100; it must be at least 259"),

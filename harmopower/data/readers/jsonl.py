@@ -5,169 +5,201 @@
      "boxes": [{"box": [0.3, 0.1, 0.9, 0.6], "span": [0, 5], "label": "dog"}]}
 
 `image` is relative to the file. Several captions: `captions` and `trees`, lists of equal length (a tree may be null).
-A box is y0, x0, y1, x1 as shares of height and width, with a `span` (first and last-plus-one character) of the caption
-number `caption` (0 unless given), or a `text` of its own; both may be left out. `id` is the line number unless given.
+A box is y0, x0, y1, x1 as shares of height and width (`--box-format` knows others), with a `span` (first and
+last-plus-one character) of the caption number `caption` (0 unless given), or a `text` of its own; both may be left out.
+`id` is the line number unless given, `split` that of the file.
 """
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Iterator
+import dataclasses
 import json
+import os
 from pathlib import Path
 import zlib
 
-from harmopower.data import records, trees
+from harmopower.data import trees
+from harmopower.data.readers import boxes, protocol
+from harmopower.data.readers.protocol import BadSample
 
-_FIELDS = {"id", "image", "caption", "captions", "tree", "trees", "boxes"}
+_FIELDS = {"id", "image", "caption", "captions", "tree", "trees", "boxes", "split"}
 _BOX_FIELDS = {"box", "caption", "span", "text", "label"}
 
 
-class LineError(ValueError):
-    """A line that cannot be used; the text names the line, the field and what is wrong."""
+class Reader(protocol.Reader):
+    """Own images and captions, one JSON object a line."""
+
+    example = "python -m tools.prepare jsonl --input photos.jsonl --output data/photos --test-fraction 0.05"
+
+    def __init__(self, options: argparse.Namespace):
+        super().__init__(options)
+        if not 0 <= options.test_fraction < 1:
+            raise protocol.ReaderError(f"--test-fraction is {options.test_fraction}; it must be at least 0 and below 1")
+        for _, path in self.inputs:
+            if not path.is_file():
+                raise protocol.ReaderError(f"--input {path} is not a file")
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Adds this format's options."""
+        protocol.add_input(parser, "files of JSON lines")
+        parser.add_argument(
+            "--images", metavar="DIR", help="folder that image paths are relative to (default: that of the file)"
+        )
+        parser.add_argument(
+            "--test-fraction",
+            type=float,
+            default=0.0,
+            help="share of the images for the split test, of those that would go to train; the name of an image "
+            "decides, so that several lines with one image stay together and a longer file keeps its split "
+            "(default %(default)s)",
+        )
+        boxes.add_option(parser)
+
+    def units(self) -> Iterator[protocol.Unit]:
+        """Ranges of lines; `place` is their first byte, the byte behind them, the lines before them, the input."""
+        for number, (_, path) in enumerate(self.inputs):
+            starts = [0]
+            for unit in protocol.units_of_images(path, "", self._images(path, starts)):
+                first, last = unit.place
+                yield dataclasses.replace(unit, place=(starts[first], starts[last], first, number))
+
+    def read(self, unit: protocol.Unit) -> Iterator[protocol.Item]:
+        """The lines of a unit."""
+        start, stop, before, number = unit.place
+        with open(unit.path, "rb") as file:
+            file.seek(start)
+            while file.tell() < stop:
+                before += 1
+                line = file.readline()
+                if line.strip():
+                    yield self._item(line, before, number)
+
+    def _item(self, line: bytes, number: int, file: int) -> protocol.Item:
+        # Line numbers alone would not be unique over several files.
+        name = f"{file}-{number}" if len(self.inputs) > 1 else f"{number}"
+        where = f"{self.inputs[file][1].name} line {number}"
+        item = protocol.attempt(name, self._found, line, name, file)
+        if isinstance(item, protocol.LeftOut):
+            return dataclasses.replace(item, text=f"{where}: {item.text}")
+        return dataclasses.replace(item, where=where)
+
+    def _found(self, line: bytes, name: str, file: int) -> protocol.Found:
+        values = _parse(line)
+        captions = _several(values, "caption", "captions")
+        if not captions:
+            raise BadSample("missing_key", "field caption: the line has neither caption nor captions", values)
+        _refuse_unknown(values, _FIELDS, "")
+        split = self._split(values, self.inputs[file][0])
+        image = protocol.read_image(self._folder(self.inputs[file][1]), values["image"])
+        regions, notes = self._regions(values, image)
+        example = {
+            "id": str(values.get("id", name)),
+            "image": image,
+            "captions": captions,
+            "phrases": _phrases(values, captions),
+            "regions": regions,
+            "negatives": [],
+        }
+        return protocol.Found(example, split, notes=tuple(notes))
+
+    def _folder(self, path: Path) -> Path:
+        return Path(self.options.images) if self.options.images else path.parent
+
+    def _images(self, path: Path, starts: list[int]) -> Iterator[str]:
+        """The image of each line, and into `starts` the byte after it."""
+        with open(path, "rb") as file:
+            for line in file:
+                starts.append(starts[-1] + len(line))
+                try:
+                    yield os.path.join(self._folder(path), _parse(line)["image"])
+                except BadSample:
+                    yield ""  # it is reported when the line is read
+
+    def _split(self, values: dict, split: str) -> str:
+        if "split" in values:
+            split = values["split"]
+            if not isinstance(split, str) or not protocol.is_split(split):
+                raise BadSample("bad_field", f"field split: {split!r} is no name of a split; letters, digits and _ are")
+            return split
+        is_test = zlib.crc32(values["image"].encode()) < self.options.test_fraction * 2**32
+        return "test" if split == protocol.DEFAULT_SPLIT and is_test else split
+
+    def _regions(self, values: dict, image: bytes) -> tuple[list[dict], list[tuple[str, str]]]:
+        found = values.get("boxes", [])
+        if not isinstance(found, list):
+            raise BadSample("bad_field", f"field boxes: it must be a list, not {found!r}")
+        kind = self.options.box_format
+        size = protocol.image_size(image) if found and kind.endswith("_pixels") else None
+        regions, notes = [], []
+        for index, box in enumerate(found):
+            try:
+                regions.append(_region(box, f"boxes[{index}]", kind, size))
+            except BadSample as error:
+                if not self.options.drop_bad_boxes:
+                    raise
+                notes.append((error.reason, str(error)))
+        return regions, notes
 
 
-def examples(path, split: str, test_fraction: float, report: Callable[[LineError], None]) -> Iterator[records.Example]:
-    """Yields the examples of a split.
-
-    Args:
-      path: the file.
-      split: `train` or `test`.
-      test_fraction: share of the images that are for `test`; the name of an image decides, so that several lines with
-        one image stay together and a longer file keeps its split.
-      report: called with the error of every line of this split that cannot be used; the line is left out.
-    """
-    folder = Path(path).parent
-    for number, line in _lines(path):
-        try:
-            values = _parse(line)
-            if _split(values["image"], test_fraction) == split:
-                yield _example(values, number, folder)
-        except _FieldError as error:
-            # A line that is not even JSON belongs to no split; it is reported once, with train.
-            if split == "train" or error.parsed:
-                report(LineError(f"line {number}: {error}"))
-
-
-def classes(path) -> list[str]:
-    """The labels of the boxes of the file, sorted; lines that cannot be read have none."""
-    labels = set()
-    for _, line in _lines(path):
-        try:
-            boxes = _parse(line).get("boxes", [])
-        except _FieldError:
-            continue  # `examples` reports it
-        if isinstance(boxes, list):
-            labels |= {box["label"] for box in boxes if isinstance(box, dict) and isinstance(box.get("label"), str)}
-    return sorted(labels)
-
-
-def count(path) -> int:
-    """The number of lines that are not empty."""
-    return sum(1 for _ in _lines(path))
-
-
-class _FieldError(ValueError):
-    """What is wrong, without the line; `parsed` tells whether its split is known."""
-
-    def __init__(self, message: str, parsed: bool = True):
-        super().__init__(message)
-        self.parsed = parsed
-
-
-def _lines(path) -> Iterator[tuple[int, str]]:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
-
-
-def _split(image: str, test_fraction: float) -> str:
-    return "test" if zlib.crc32(image.encode()) < test_fraction * 2**32 else "train"
-
-
-def _parse(line: str) -> dict:
+def _parse(line: bytes) -> dict:
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise _FieldError(f"not JSON: {error}", parsed=False) from error
-    if not isinstance(values, dict) or not isinstance(values.get("image"), str):
-        raise _FieldError("field image: the line has no image, a path relative to the file", parsed=False)
+        values = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise BadSample("not_utf8", f"the line is not UTF-8: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadSample("unreadable", f"not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise BadSample("unreadable", f"not a JSON object: {type(values).__name__}")
+    if not isinstance(values.get("image"), str):
+        raise BadSample("missing_key", "field image: the line has no image, a path relative to the file", values)
     return values
-
-
-def _example(values: dict, number: int, folder: Path) -> records.Example:
-    _refuse_unknown(values, _FIELDS, "")
-    captions = _several(values, "caption", "captions")
-    if not captions:
-        raise _FieldError("field caption: the line has neither caption nor captions")
-    example = {
-        "id": str(values.get("id", number)),
-        "image": _read_image(folder / values["image"]),
-        "captions": captions,
-        "phrases": _phrases(values, captions),
-        "regions": _regions(values),
-        "negatives": [],
-    }
-    problems = records.check(example)
-    if problems:
-        raise _FieldError("; ".join(problems))
-    return example
 
 
 def _refuse_unknown(values: dict, known: set[str], where: str) -> None:
     unknown = sorted(set(values) - known)
     if unknown:
-        raise _FieldError(f"field {where}{unknown[0]}: unknown; there are {', '.join(sorted(known))}")
+        there = ", ".join(sorted(known))
+        raise BadSample("bad_field", f"field {where}{unknown[0]}: unknown; there are {there}")
 
 
 def _several(values: dict, one: str, many: str) -> list:
     """The values of a field that may be given once or as a list."""
     if one in values and many in values:
-        raise _FieldError(f"field {many}: give {one} or {many}, not both")
+        raise BadSample("bad_field", f"field {many}: give {one} or {many}, not both")
     found = values.get(many, [values[one]] if one in values else [])
     if not isinstance(found, list):
-        raise _FieldError(f"field {many}: it must be a list, not {found!r}")
+        raise BadSample("bad_field", f"field {many}: it must be a list, not {found!r}")
     for value in found:
         if not isinstance(value, str) and not (value is None and many == "trees"):
-            raise _FieldError(f"field {many if many in values else one}: it must be text, not {value!r}")
+            raise BadSample("bad_field", f"field {many if many in values else one}: it must be text, not {value!r}")
     return found
-
-
-def _read_image(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _FieldError(f"field image: {path} cannot be read: {error.strerror}") from error
 
 
 def _phrases(values: dict, captions: list[str]) -> list[dict]:
     found = _several(values, "tree", "trees")
     if found and len(found) != len(captions):
-        raise _FieldError(f"field trees: {len(found)} trees for {len(captions)} captions; null stands for none")
+        message = f"field trees: {len(found)} trees for {len(captions)} captions; null stands for none"
+        raise BadSample("bad_tree", message)
     phrases = []
     for caption, tree in enumerate(found):
         try:
             spans = trees.spans_from_penn(tree, captions[caption]) if tree else []
         except trees.TreeError as error:
-            raise _FieldError(f"field {'trees' if 'trees' in values else 'tree'}: {error}") from error
+            raise BadSample("bad_tree", f"field {'trees' if 'trees' in values else 'tree'}: {error}") from error
         phrases += [{"caption": caption, "start": start, "end": end, "label": label} for start, end, label in spans]
     return phrases
 
 
-def _regions(values: dict) -> list[dict]:
-    boxes = values.get("boxes", [])
-    if not isinstance(boxes, list):
-        raise _FieldError(f"field boxes: it must be a list, not {boxes!r}")
-    return [_region(box, f"boxes[{index}]") for index, box in enumerate(boxes)]
-
-
-def _region(values, where: str) -> dict:
+def _region(values, where: str, kind: str, size: tuple[int, int] | None) -> dict:
     if not isinstance(values, dict):
-        raise _FieldError(f'field {where}: it must be like {{"box": [y0, x0, y1, x1]}}, not {values!r}')
+        raise BadSample("bad_box", f'field {where}: it must be like {{"box": [y0, x0, y1, x1]}}, not {values!r}')
     _refuse_unknown(values, _BOX_FIELDS, f"{where}.")
     box = values.get("box")
     if not _are_numbers(box, (int, float), 4):
-        raise _FieldError(f"field {where}.box: it must be [y0, x0, y1, x1], not {box!r}")
+        raise BadSample("bad_box", f"field {where}.box: it must be 4 numbers ({kind}), not {box!r}")
     region = {
-        "box": box,
+        "box": boxes.normalise(box, kind, size),
         "caption": -1,
         "start": -1,
         "end": -1,
@@ -176,13 +208,18 @@ def _region(values, where: str) -> dict:
     }
     for name in ("text", "label"):
         if not isinstance(region[name], str):
-            raise _FieldError(f"field {where}.{name}: it must be text, not {region[name]!r}")
-    if "span" in values:
-        span, caption = values["span"], values.get("caption", 0)
-        if not _are_numbers(span, int, 2) or not isinstance(caption, int):
-            raise _FieldError(f"field {where}.span: it must be [start, end] of a caption number, not {span!r}")
-        region |= {"caption": caption, "start": span[0], "end": span[1]}
-    return region
+            raise BadSample("bad_field", f"field {where}.{name}: it must be text, not {region[name]!r}")
+    return region | _span(values, where)
+
+
+def _span(values: dict, where: str) -> dict:
+    if "span" not in values:
+        return {}
+    span, caption = values["span"], values.get("caption", 0)
+    if not _are_numbers(span, int, 2) or not isinstance(caption, int):
+        message = f"field {where}.span: it must be [start, end] of a caption number, not {span!r}"
+        raise BadSample("bad_span", message)
+    return {"caption": caption, "start": span[0], "end": span[1]}
 
 
 def _are_numbers(value, kind, length: int) -> bool:

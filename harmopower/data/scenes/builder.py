@@ -16,10 +16,8 @@ import functools
 import multiprocessing
 import os
 from pathlib import Path
-import tempfile
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from harmopower.data import records, trees
 from harmopower.data.scenes import drawing, grammar, world
@@ -133,44 +131,17 @@ def _alike(scene, statement, other_scene, other_statement):
 # ---- The data set ----
 
 
-class Scenes(tfds.core.GeneratorBasedBuilder):
-    """Rendered scenes with captions, boxes and parse trees (TFDS builder; writes ArrayRecord, needs no TensorFlow).
-
-    Args:
-      counts: split name -> number of examples.
-      image_size: side of the pictures in pixels.
-      seed: what the scenes are drawn from.
-      processes: worker processes; None = one a core. The examples do not depend on it.
-      **kwargs: those of `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Single, related and several things; sibling groups in train."}
-
-    def __init__(self, *, counts: dict[str, int], image_size: int = 64, seed: int = 0, processes=None, **kwargs):
-        self._counts, self._image_size, self._seed, self._processes = counts, image_size, seed, processes
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        metadata = tfds.core.MetadataDict(
-            classes=list(CLASSES),
-            colours=list(world.COLOURS),
-            shapes=list(world.SHAPES),
-            unseen=[" ".join(pair) for pair in world.UNSEEN_PAIRS],
-            group_size=GROUP_SIZE,
-            image_size=self._image_size,
-            seed=self._seed,
-        )
-        # Order is kept, so that index // group_size is the group of siblings.
-        return tfds.core.DatasetInfo(
-            builder=self, description=__doc__, features=records.features(), metadata=metadata, disable_shuffling=True
-        )
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split, count) for split, count in self._counts.items() if count}
-
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, records.Example]]:
-        yield from enumerate(make_examples(split, count, self._seed, self._image_size, self._processes))
+def metadata(image_size: int, seed: int) -> dict:
+    """What is stored with the data set."""
+    return {
+        "classes": list(CLASSES),
+        "colours": list(world.COLOURS),
+        "shapes": list(world.SHAPES),
+        "unseen": [" ".join(pair) for pair in world.UNSEEN_PAIRS],
+        "group_size": GROUP_SIZE,
+        "image_size": image_size,
+        "seed": seed,
+    }
 
 
 def make_examples(split: str, count: int, seed: int, image_size: int, processes=None) -> Iterator[records.Example]:
@@ -203,31 +174,19 @@ def prepare(
     seed: int = 0,
     processes: int | None = None,
 ) -> Path:
-    """Makes the data set in `directory`; `dataset_info.json` appears last, so a broken-off run leaves no half data set.
+    """Makes the data set in `directory`, without a tokenizer; `tools.prepare scenes` makes both, and resumes.
 
     Args:
-      directory: the folder that `data.source` will name; created if need be, an older data set in it is replaced.
+      directory: the folder that `data.source` will name; created if need be.
       train, test, test_unseen: examples a split; 0 leaves a split out.
       image_size: side of the pictures in pixels.
-      seed: the same seed gives the same data set, whatever the number of processes.
+      seed: the same seed gives the same records, whatever the number of processes.
       processes: worker processes; None = one a core.
 
     Returns:
       the directory.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     counts = {"train": train, "test": test, "test_unseen": test_unseen}
-    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=directory) as work:
-        builder = Scenes(counts=counts, image_size=image_size, seed=seed, processes=processes, data_dir=work)
-        builder.download_and_prepare()
-        _move_into_place(Path(builder.data_path), directory)
-    return directory
-
-
-def _move_into_place(made: Path, directory: Path) -> None:
-    """TFDS writes to NAME/VERSION; a data set of ours is one folder."""
-    for old in (*directory.glob("dataset_info.json"), *directory.glob("scenes-*.array_record*")):
-        old.unlink()
-    for path in sorted(made.iterdir(), key=lambda path: path.name == "dataset_info.json"):
-        path.replace(directory / path.name)
+    made = {name: make_examples(name, count, seed, image_size, processes) for name, count in counts.items() if count}
+    records.write(directory, made, name="scenes", metadata=metadata(image_size, seed))
+    return Path(directory)

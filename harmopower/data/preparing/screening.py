@@ -1,0 +1,119 @@
+"""What happens to every sample alike, whatever its format: is it wanted, is it sound, how is its image stored."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+import re
+
+from PIL import Image
+
+from harmopower.data import images, records
+from harmopower.data.readers.protocol import BadSample, Found, ReaderError
+from harmopower.errors import RecordError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options that all formats share and that shards depend on; JSON-able.
+
+    Attributes:
+      shortest_side: images are re-encoded to it where they are larger; 0 keeps them as they are.
+      quality: of re-encoded JPEGs.
+      exclude: a file of ids, aliases or SHA-256 of image bytes, one a line; empty for none.
+      drop_bad_boxes: a bad box costs the box, not the pair.
+      strict: the first sample that is left out ends the job.
+      limit: examples of each split, for a try; 0 for all.
+    """
+
+    shortest_side: int = 0
+    quality: int = images.QUALITY
+    exclude: str = ""
+    drop_bad_boxes: bool = False
+    strict: bool = False
+    limit: int = 0
+
+
+class Screen:
+    """Screens the samples of one task; ids count once."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._excluded = read_ids(settings.exclude) if settings.exclude else frozenset()
+        self._has_hashes = any(map(_SHA256.fullmatch, self._excluded))
+        self._ids: set[str] = set()
+
+    def __call__(self, found: Found) -> tuple[records.Example, list[tuple[str, str]]]:
+        """Returns the example as it is to be stored, and notes on what was dropped from it.
+
+        Raises:
+          BadSample: it is to be left out.
+        """
+        example, notes = found.example, list(found.notes)
+        self._refuse_unwanted(found)
+        _refuse_unwritable(example)
+        problems = records.examine(example)
+        if self._settings.drop_bad_boxes:
+            example, dropped = _drop_regions(example, problems)
+            notes += dropped
+            problems = [problem for problem in problems if problem.region < 0]
+        if problems:
+            raise BadSample(problems[0].code, "; ".join(problem.text for problem in problems))
+        example = {**example, "image": self._image(example["image"])}
+        self._ids.add(example["id"])
+        return example, notes
+
+    def _refuse_unwanted(self, found: Found) -> None:
+        names = {found.example["id"], *found.aliases}
+        if self._has_hashes:
+            names.add(hashlib.sha256(found.example["image"]).hexdigest())
+        if named := names & self._excluded:
+            raise BadSample("excluded", f"--exclude names {min(named)}")
+        if found.example["id"] in self._ids:
+            raise BadSample("duplicate_id", f"id {found.example['id']!r} is there already; the first one is kept")
+
+    def _image(self, data: bytes) -> bytes:
+        if not data:
+            raise BadSample("image_empty", "the image has 0 bytes")
+        try:
+            if self._settings.shortest_side:
+                return images.shrink(data, self._settings.shortest_side, self._settings.quality)
+            images.decode(data)
+        except RecordError as error:
+            is_bomb = isinstance(error.__cause__, Image.DecompressionBombError)
+            raise BadSample("image_bomb" if is_bomb else "image_broken", str(error)) from error
+        return data
+
+
+def read_ids(path) -> frozenset[str]:
+    """The lines of a file of ids, without surrounding white space.
+
+    Raises:
+      ReaderError: it cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReaderError(f"--exclude {path} cannot be read: {error}") from error
+    return frozenset(line.strip() for line in lines if line.strip())
+
+
+def _refuse_unwritable(example: records.Example) -> None:
+    """JSON can hold half a surrogate pair, which no file of UTF-8 can."""
+    texts = [example["id"], *example["captions"]]
+    texts += [row[name] for row in example.get("regions", []) for name in ("text", "label")]
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadSample("not_utf8", f"{text!r} is no UTF-8: {error.reason}") from error
+
+
+def _drop_regions(example, problems) -> tuple[records.Example, list[tuple[str, str]]]:
+    bad = {problem.region for problem in problems if problem.region >= 0}
+    if not bad:
+        return example, []
+    notes = [(problem.code, problem.text) for problem in problems if problem.region >= 0]
+    kept = [region for index, region in enumerate(example["regions"]) if index not in bad]
+    return {**example, "regions": kept}, notes
