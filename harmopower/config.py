@@ -30,6 +30,8 @@ CHOICES = {
     "objective.lexeme_region.temperature": ("shared", "own"),
     "objective.lexeme_region.duplicates": ("positives", "ignore"),
     "objective.global_region.mode": ("text", "crop"),
+    "objective.global_region.temperature": ("shared", "own"),
+    "objective.global_region.duplicates": ("positives", "ignore"),
     "objective.powerset.method": ("exact", "nla", "sampled"),
     "objective.powerset.phrase_norm": ("sum", "unit"),
     "objective.powerset.score_norm": ("sum", "mean"),
@@ -64,7 +66,6 @@ LOWEST = {
 }
 BELOW = {"model.patch_dropout": 1}
 RENAMED = {"objective.global": "objective.global_contrastive"}  # what workdirs of older versions hold
-OBJECTIVES = ("global_contrastive", "lexeme_region", "global_region", "powerset")
 
 
 def get_config() -> ConfigDict:
@@ -159,7 +160,9 @@ def _objective() -> ConfigDict:
                 duplicates="positives",
                 own_text=False,  # encode the own texts of regions that have no span: a second text pass
             ),
-            "global_region": dict(weight=0.0, warmup_steps=0, mode="text"),
+            "global_region": dict(
+                weight=0.0, warmup_steps=0, mode="text", temperature="shared", duplicates="positives"
+            ),
             "powerset": dict(
                 weight=0.2,
                 warmup_steps=0,
@@ -173,6 +176,9 @@ def _objective() -> ConfigDict:
             ),
         }
     )
+
+
+OBJECTIVES = tuple(name for name, term in _objective().items() if isinstance(term, ConfigDict))
 
 
 def _evaluation() -> ConfigDict:
@@ -216,7 +222,7 @@ def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
     _check_choices(config)
     _check_ranges(config)
     _check_batch(config, devices, processes)
-    if not any(config.objective[name].weight for name in OBJECTIVES):
+    if not any(term.weight for term in config.objective.values() if isinstance(term, ConfigDict)):
         raise ConfigError("every config.objective.*.weight is 0; there is nothing to train on")
     if config.optimizer.warmup_steps >= config.total_steps:
         raise ConfigError(
@@ -276,9 +282,11 @@ def to_json(config: ConfigDict) -> str:
 
 def from_json(text: str) -> ConfigDict:
     """The config that `to_json` wrote, over today's defaults, so that a key added since keeps its default."""
-    stored = flat(json.loads(text))
+    stored = {_current(key): _as_flags_give(value) for key, value in flat(json.loads(text)).items()}
+    if "objective.lexeme_region.duplicates" in stored:  # GR once had no switch of its own and read this one
+        stored.setdefault("objective.global_region.duplicates", stored["objective.lexeme_region.duplicates"])
     config = get_config()
-    config.update_from_flattened_dict({_current(key): _as_flags_give(value) for key, value in stored.items()})
+    config.update_from_flattened_dict(stored)
     return config
 
 

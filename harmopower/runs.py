@@ -45,8 +45,8 @@ def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
 def build_model(config, tokenizer: Tokenizer | None) -> clip.CLIP:
     """The model of a config for that tokenizer's ids; None: for CLIP's own, of which only the number matters."""
     if tokenizer is None:
-        return clip.from_config(config, clip.VOCABULARY, clip.VOCABULARY - 1)
-    return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id)
+        return clip.from_config(config, clip.VOCABULARY, clip.VOCABULARY - 1, total.scales(config.objective))
+    return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id, total.scales(config.objective))
 
 
 def write_workdir(workdir: str, config, tokenizer: Tokenizer) -> None:

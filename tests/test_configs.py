@@ -58,7 +58,7 @@ def test_the_config_flag_reads_the_same(name):
 @pytest.mark.parametrize("name", LARGE)
 def test_has_clips_shapes(name):
     config = configs.load(FILES[name])
-    model = clip.from_config(config, CLIP_VOCABULARY, CLIP_VOCABULARY - 1)
+    model = clip.from_config(config, CLIP_VOCABULARY, CLIP_VOCABULARY - 1, total.scales(config.objective))
     inputs = jnp.zeros((1, 224, 224, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs))
     bias = config.objective.global_contrastive.kind == "sigmoid"

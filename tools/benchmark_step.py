@@ -16,6 +16,7 @@ from rich.table import Table
 from harmopower import config as configs
 from harmopower.errors import ConfigError
 from harmopower.models import clip
+from harmopower.objectives import total
 from harmopower.parallel import mesh as meshes
 from harmopower.training import accounting
 from harmopower.training import optimizer as optimizers
@@ -177,7 +178,7 @@ class Bench:
     def __init__(self, config, devices: int, vocabulary: int):
         self.config, self.vocabulary = config, vocabulary
         self.mesh = meshes.make_mesh(**config.mesh, devices=jax.devices()[:devices])
-        self.model = clip.from_config(config, vocabulary, vocabulary - 1)
+        self.model = clip.from_config(config, vocabulary, vocabulary - 1, total.scales(config.objective))
         self._optimizer = optimizers.make_optimizer(config)
 
     def resized(self, batch_size: int) -> "Bench":

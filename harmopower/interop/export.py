@@ -7,6 +7,7 @@ from flax import traverse_util
 from harmopower.data.tokenize import Tokenizer
 from harmopower.interop import card, formats, huggingface, names, open_clip, proof, tokenizer_files, weights
 from harmopower.models import clip
+from harmopower.objectives import total
 
 FORMATS = {"open_clip": open_clip, "huggingface": huggingface}
 
@@ -19,7 +20,7 @@ def exported_model(config, tokenizer: Tokenizer) -> clip.CLIP:
     """
     config = config.copy_and_resolve_references()
     config.model.update(dict(dtype="float32", remat="none", attention="xla", dense="full"))
-    return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id)
+    return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id, total.scales(config.objective))
 
 
 def check_format(name: str, model: clip.CLIP, resize_mode: str) -> None:
@@ -85,7 +86,7 @@ def _write_weights(path, rules, params) -> list[str]:
     """Writes the file and returns the names of ours that it leaves out."""
     flat = traverse_util.flatten_dict(params, sep="/")
     left_out = sorted(flat.keys() - {rule.ours for rule in rules})
-    unknown = [name for name in left_out if name not in names.TRAINING_ONLY]
+    unknown = [name for name in left_out if not names.is_scalar_of_a_loss(name)]
     if unknown:
         raise weights.ConversionError(f"no format has a place for {', '.join(unknown)}")
     weights.write_safetensors(path, names.their_tensors(rules, flat))

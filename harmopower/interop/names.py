@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 
-TRAINING_ONLY = frozenset({"region_scale"})  # a temperature of the region loss; no published format has a place for it
 BLOCKS = "/blocks/"
 
 
@@ -146,6 +145,14 @@ def _hugging_face() -> tuple[Rule, ...]:
 
 OPEN_CLIP = _open_clip()
 HUGGING_FACE = _hugging_face()
+
+
+def is_scalar_of_a_loss(name: str) -> bool:
+    """Whether one of our parameters by flat name belongs to no tower: published formats know two of them by name.
+
+    The others, such as a temperature of the region loss, only serve training.
+    """
+    return "/" not in name
 
 
 def their_tensors(rules: tuple[Rule, ...], params: Mapping[str, np.ndarray]) -> Iterator[tuple]:

@@ -14,8 +14,8 @@ from harmopower import config as configs
 from harmopower.interop import formats, huggingface, open_clip, weights
 from harmopower.interop.weights import ConversionError
 from harmopower.models import clip, presets
+from harmopower.objectives import total
 
-TEMPERATURES = ("logit_bias", "region_scale")  # what a source may lack: it was trained with another loss
 _SHOWN = 8
 
 
@@ -89,7 +89,7 @@ def open_source(path, **overrides) -> Source:
 
 def config_shapes(config, vocabulary: int) -> dict[str, tuple[int, ...]]:
     """The shapes of the parameters of a config's model by flat name."""
-    model = clip.from_config(config, vocabulary, vocabulary - 1)
+    model = clip.from_config(config, vocabulary, vocabulary - 1, total.scales(config.objective))
     images = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
     tree = jax.eval_shape(lambda: nn.unbox(model.init(jax.random.key(0), images, jnp.zeros((1, 3), jnp.int32))))
     return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(tree["params"], sep="/").items()}

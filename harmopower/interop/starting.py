@@ -12,6 +12,7 @@ import numpy as np
 
 from harmopower import config as configs
 from harmopower.data.tokenize import FILE_NAME, Tokenizer, TokenizerError
+from harmopower.interop import names
 from harmopower.interop import source as sources
 from harmopower.interop.weights import ConversionError, new_folder
 from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
@@ -128,7 +129,7 @@ def _check(path: str, shapes: dict, fresh: dict, say) -> None:
             continue
         if here is None:
             say(f"config.init {path}: {name} is left out, this run has none")
-        elif there is None and name in sources.TEMPERATURES:
+        elif there is None and name != "logit_scale" and names.is_scalar_of_a_loss(name):  # it knew other losses
             say(f"config.init {path}: {name} starts fresh, the source has none")
         elif there is not None and name in POSITIONS and there[1:] == here[1:]:
             say(f"config.init {path}: {name} is resampled from {there[0]} to {here[0]} positions")

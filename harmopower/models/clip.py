@@ -1,10 +1,10 @@
 """The two-tower CLIP model."""
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from harmopower import config as configs
 from harmopower.errors import ConfigError
@@ -13,6 +13,7 @@ from harmopower.models.text import TextTower
 from harmopower.models.vision import VisionTower
 
 VOCABULARY = 49408  # of CLIP's own tokenizer, whose end token is the last id
+CLIP_SCALES = (("logit_scale", math.log(1 / 0.07), True),)  # what CLIP learns beside its towers
 
 
 class Encoded(NamedTuple):
@@ -36,8 +37,7 @@ class CLIP(nn.Module):
     transformer: dict  # what both towers' blocks share: activation, attention, epsilon, dtype, remat, scan_unroll
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
-    loss: str = "softmax"
-    own_region_scale: bool = False
+    learnt: tuple[tuple[str, float, bool], ...] = CLIP_SCALES  # scalars of the losses: name, start, logarithmic
 
     def setup(self):
         self.vision = VisionTower(
@@ -58,13 +58,12 @@ class CLIP(nn.Module):
             self.text_pool,
             self.transformer,
         )
-        sigmoid = self.loss == "sigmoid"
-        start = np.log(10.0) if sigmoid else np.log(1 / 0.07)  # SigLIP's and CLIP's own starting points
-        self.logit_scale = self.param("logit_scale", _scalar(start), ())
-        if sigmoid:
-            self.logit_bias = self.param("logit_bias", _scalar(-10.0), ())
-        if self.own_region_scale:
-            self.region_scale = self.param("region_scale", _scalar(np.log(1 / 0.07)), ())
+        self._learnt = {name: self.param(name, _scalar(start), ()) for name, start, _ in self.learnt}
+
+    @property
+    def loss(self) -> str:
+        """Which global loss reads the scalars: "sigmoid" where there is a bias, else "softmax"."""
+        return "sigmoid" if any(name == "logit_bias" for name, *_ in self.learnt) else "softmax"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -85,16 +84,14 @@ class CLIP(nn.Module):
         return Encoded(*self.text(ids))
 
     def scales(self) -> dict:
-        """The temperatures of the losses: exponentiated scales, and the sigmoid loss's bias.
+        """The scalars of the losses by name, those that are learnt as logarithms exponentiated.
 
-        The train step clamps the parameters after each update, as CLIP does (training/step.py).
+        The train step clamps the latter's parameters after each update, as CLIP does (training/step.py).
         """
-        scales = {"logit_scale": jnp.exp(self.logit_scale)}
-        if self.loss == "sigmoid":
-            scales["logit_bias"] = self.logit_bias
-        if self.own_region_scale:
-            scales["region_scale"] = jnp.exp(self.region_scale)
-        return scales
+        return {
+            name: jnp.exp(self._learnt[name]) if logarithmic else self._learnt[name]
+            for name, _, logarithmic in self.learnt
+        }
 
     def __call__(self, images, ids):
         """Touches every parameter, for `init`; training calls the encoders."""
@@ -127,8 +124,11 @@ def text_pool(config) -> str:
     return like_image if config.model.text_pool == "auto" else config.model.text_pool
 
 
-def from_config(config, vocabulary: int, eot_id: int) -> CLIP:
+def from_config(config, vocabulary: int, eot_id: int, learnt=CLIP_SCALES) -> CLIP:
     """Builds the model of a run's config for a tokenizer of that many ids.
+
+    `learnt`: the scalars that the run's objectives learn, each a name, a start, and whether the parameter is the
+    logarithm (`harmopower.objectives.total.scales`).
 
     Raises:
       ConfigError: the preset is unknown or the image size is no multiple of its patch size.
@@ -149,6 +149,5 @@ def from_config(config, vocabulary: int, eot_id: int) -> CLIP:
         transformer=nn.FrozenDict(transformer),
         pixel_mean=configs.numbers(config.model.pixel_mean),
         pixel_std=configs.numbers(config.model.pixel_std),
-        loss=config.objective.global_contrastive.kind,
-        own_region_scale=config.objective.lexeme_region.temperature == "own",
+        learnt=tuple(map(tuple, learnt)),
     )

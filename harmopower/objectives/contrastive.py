@@ -109,6 +109,14 @@ def info_nce(a, b, valid, group, logit_scale, *, duplicates="positives", block=N
     return tuple(result[:rows] for result in results)
 
 
+def pair_flops(rows: int, width: int, hardware: bool = False) -> float:
+    """Products of `rows` against `rows`, value and gradient: the logits and two gradients.
+
+    With `hardware` the logits once more, which the backward pass computes again.
+    """
+    return (4 if hardware else 3) * 2 * rows**2 * width
+
+
 def weighted_mean(values, weight):
     """Mean of values [B] over rows of weight [B]; 0 where no row has weight, whatever the values of the others are."""
     total = jnp.sum(jnp.where(weight > 0, values, 0) * weight, dtype=jnp.float32)

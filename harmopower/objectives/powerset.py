@@ -17,7 +17,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from harmopower.features.phrases import sum_phrases
 from harmopower.objectives.contrastive import NOTHING, row_weights, weighted_mean
+from harmopower.objectives.objective import Needs, Objective
 from harmopower.parallel import collectives
 
 MAX_EXACT_REGIONS = 12
@@ -171,6 +173,61 @@ def powerset_loss(
     padded = collectives.pad_rows((regions, region_mask, phrases, phrase_mask, weight > 0), meeting.block)
     own, hard_text, hard_image = (scores[:rows] for scores in _triplet_scores(how, meeting, *padded, subsets))
     return _triplet(own, hard_text, hard_image, margin, weight)
+
+
+class Powerset(Objective):
+    """The subsets of an image's regions against the phrases of the caption (METHOD section 6)."""
+
+    name = "powerset"
+
+    def needs(self):
+        """Regions and phrases."""
+        return Needs(regions=True, phrases=True)
+
+    def features(self, towers, shared):
+        """`phrases` [B, K, D], sums of L2-normalised leaves, and their `mask` [B, K]."""
+        phrases, mask = sum_phrases(towers.text.tokens, towers.batch["phrases"], self.settings.phrase_norm)
+        return {"phrases": phrases, "mask": mask}
+
+    def loss(self, features, scales, rng):
+        """See `powerset_loss`. A pair without a region or without a phrase is no row and no negative."""
+        own, settings = features.own[self.name], self.settings
+        usable = features.region_mask.any(1) & own["mask"].any(1)
+        return powerset_loss(
+            features.regions,
+            features.region_mask,
+            own["phrases"],
+            own["mask"],
+            margin=settings.margin,
+            weight_rows=features.weight * usable,
+            rng=rng if settings.method == "sampled" else None,
+            communication=self.communication,
+            **{field.name: settings[field.name] for field in dataclasses.fields(How)},
+        )
+
+    def flops(self, sizes, hardware=False):
+        """Both sweeps: the search compares all pairs, whatever the settings."""
+        subsets = self.settings.samples if self.settings.method == "sampled" else 0
+        return matrix_products(sizes.batch, sizes.regions, sizes.phrases, sizes.width, subsets)
+
+    def pooled(self, sizes):
+        """Every token of the caption for every phrase."""
+        return sizes.phrases * sizes.tokens
+
+
+def evaluations(batch: int) -> int:
+    """How many pairs are scored: all and the own ones once more by the search, and two times the `3 B` of the loss.
+
+    The derivative of a scored pair costs about twice its value: the value again, then the slopes.
+    """
+    return batch * batch + batch + 2 * 3 * batch
+
+
+def matrix_products(batch: int, regions: int, phrases: int, width: int, subsets: int) -> int:
+    """Operations of the matrix products of value and gradient: of the scores, and of the sums over drawn subsets."""
+    a_pair, scored = 2 * regions * phrases * width, 3 * batch
+    sums = evaluations(batch) * 2 * subsets * regions * phrases
+    return (batch * batch + batch + 3 * scored) * a_pair + sums
 
 
 def _triplet(own, hard_text, hard_image, margin, weight):

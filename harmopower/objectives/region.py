@@ -1,9 +1,13 @@
-"""The contrastive loss between regions and their words, and the loss between regions and their crops (HarmoCLIP)."""
+"""What regions and texts are compared with (HarmoCLIP): the contrastive loss, the loss against crops, temperatures."""
 
+import math
+
+import jax
 from jax import lax
 import jax.numpy as jnp
 
 from harmopower.objectives import contrastive
+from harmopower.objectives.objective import Scale
 
 
 def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring"):
@@ -41,3 +45,18 @@ def crop_loss(regions, crops, valid):
     cosine = jnp.sum(regions.astype(jnp.float32) * lax.stop_gradient(crops).astype(jnp.float32), axis=-1)
     weight = valid.astype(jnp.float32)
     return contrastive.weighted_mean(1 - cosine, weight), {"pairs": weight.sum()}
+
+
+def own_scale(settings, name: str) -> tuple[Scale, ...]:
+    """The scale of that name, which an objective learns if its `temperature` is "own"; it starts as CLIP's."""
+    return (Scale(name, math.log(1 / 0.07)),) if settings.temperature == "own" else ()
+
+
+def scale_of(settings, scales, name: str) -> jax.Array:
+    """The scale of an objective: its own of that name, or the `logit_scale` shared with the global objective."""
+    return scales[name if settings.temperature == "own" else "logit_scale"]
+
+
+def share(valid, region_mask) -> dict[str, jax.Array]:
+    """The metric `active`: how many of the regions [B, M] have a pair, of those valid [B, R]."""
+    return {"active": valid.sum() / jnp.maximum(region_mask.sum(), 1)}

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from harmopower.models import clip, presets, vision
-from harmopower.objectives import costs, total
+from harmopower.objectives import total
+from harmopower.objectives.objective import Sizes
 
 
 class Chip(NamedTuple):
@@ -98,16 +99,21 @@ def step_flops(config, hardware: bool = False) -> dict[str, float]:
     remat = 1 if hardware and config.model.remat == "full" else 0
     towers, texts = 3 + again + remat, _region_texts(config, again, remat)
     parts = {"towers": towers * forward_flops(config), "tokens": _tokens(config, again), "region_texts": texts}
-    losses = costs.loss_flops(
-        config.objective,
-        config.batch_size,
-        config.data.max_boxes,
-        config.data.max_phrases,
-        presets.get(config.model.preset).shared,
-        text_rows(config),
-        hardware,
+    losses = total.loss_flops(config.objective, sizes(config), hardware)
+    counted = {name: config.batch_size * value for name, value in parts.items()} | losses
+    return {name: value for name, value in counted.items() if value}
+
+
+def sizes(config) -> Sizes:
+    """What the objectives count their work from."""
+    return Sizes(
+        batch=config.batch_size,
+        regions=config.data.max_boxes,
+        phrases=config.data.max_phrases,
+        tokens=config.data.context_length,
+        width=presets.get(config.model.preset).shared,
+        text_rows=text_rows(config),
     )
-    return {name: config.batch_size * value for name, value in parts.items() if value} | losses
 
 
 def text_rows(config) -> int:
@@ -127,8 +133,8 @@ def _tokens(config, again: int) -> float:
         projection += 2 * (length - 1) * preset.text.width * shared
     if config.model.dense == "value" and needs.regions:  # the last block without attention, and its projection
         value = (patches + 1) * (24 * preset.vision.width**2 + 2 * preset.vision.width * shared)
-    members = config.data.max_boxes * (patches * needs.regions + length * (config.objective.lexeme_region.weight > 0))
-    members += config.data.max_phrases * length * (config.objective.powerset.weight > 0)
+    members = config.data.max_boxes * patches * needs.regions
+    members += sum(objective.pooled(sizes(config)) for objective in total.switched_on(config.objective))
     return (3 + again) * (projection + value) + (2 + again) * 2 * members * shared
 
 

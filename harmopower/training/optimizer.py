@@ -4,8 +4,9 @@ import jax
 import optax
 from optax import contrib
 
-# Radford et al. 2021, section 2.5: weights are decayed that are not gains or biases.
-UNDECAYED = ("bias", "scale", "class_token", "logit_scale", "logit_bias", "region_scale")
+# Radford et al. 2021, section 2.5: weights are decayed that are not gains or biases. Nor are the losses' scalars,
+# which alone lie beside the towers.
+UNDECAYED = ("bias", "scale", "class_token")
 
 
 def make_schedule(config) -> optax.Schedule:
@@ -65,7 +66,9 @@ def _block_matrices(params):
 
 def decay_mask(params):
     """True for the parameters that weight decay touches."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _keys(path)[-1] not in UNDECAYED, params)
+    in_tower = lambda keys: len(keys) > 1
+    is_weight = lambda path, _: in_tower(_keys(path)) and _keys(path)[-1] not in UNDECAYED
+    return jax.tree_util.tree_map_with_path(is_weight, params)
 
 
 def _keys(path) -> list[str]:

@@ -10,6 +10,7 @@ import optax
 from harmopower.models import vision
 from harmopower.models.clip import CLIP
 from harmopower.objectives import total
+from harmopower.objectives.objective import Features, Towers
 from harmopower.parallel import mesh as meshes
 from harmopower.parallel import rules
 from harmopower.training.state import TrainState
@@ -40,7 +41,7 @@ def _train_step(model, optimizer, config, state: TrainState, batch, key):
     key = jax.random.fold_in(key, state.step)
     gradients, metrics = gradient(model, config, state.params, batch, state.step, key)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    params = _clamp_scales(optax.apply_updates(state.params, updates))
+    params = _clamp_scales(model, optax.apply_updates(state.params, updates))
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in _scales(model, state.params).items()}
     metrics["bad_records"] = jnp.sum(batch["weight"] == 0).astype(jnp.float32)
@@ -115,7 +116,7 @@ def texts_in_turn(ids, every: int, step):
     return jnp.where(turn[:, None, None], ids, 0)
 
 
-def encode(model: CLIP, params, batch, config) -> total.Features:
+def encode(model: CLIP, params, batch, config) -> Features:
     """Runs both towers on the rows of `batch` and gathers what the active objectives compare."""
     objective = config.objective
     apply = functools.partial(model.apply, {"params": params})
@@ -124,12 +125,12 @@ def encode(model: CLIP, params, batch, config) -> total.Features:
     needs, extra = total.active(objective), {}
     if needs.region_text:
         encode_text = functools.partial(apply, method="encode_text")
-        extra["region_text_tower"] = _region_texts(encode_text, batch["box_tokens"], config.data.region_text_every)
+        extra["region_text"] = _region_texts(encode_text, batch["box_tokens"], config.data.region_text_every)
         extra["region_text_content"] = content_tokens(batch["box_tokens"], model.eot_id)
     if needs.crops:
         crops = vision.crop_boxes(batch["image"], batch["boxes"], CROP_ENLARGEMENT)
         extra["crops"] = _each(functools.partial(apply, method="encode_image"), crops).pooled
-    return total.gather_features(image, text, batch, objective, model.grid, **extra)
+    return total.gather_features(Towers(image, text, batch, **extra), objective, model.grid)
 
 
 def _region_texts(encode_text, ids, every: int):
@@ -156,8 +157,6 @@ def _scales(model: CLIP, params) -> dict:
     return model.apply({"params": params}, method="scales")
 
 
-def _clamp_scales(params):
-    clamped = {
-        name: jnp.minimum(params[name], MAX_LOGIT_SCALE) for name in ("logit_scale", "region_scale") if name in params
-    }
-    return {**params, **clamped}
+def _clamp_scales(model: CLIP, params):
+    logarithmic = (name for name, _, logarithmic in model.learnt if logarithmic)
+    return {**params, **{name: jnp.minimum(params[name], MAX_LOGIT_SCALE) for name in logarithmic}}

@@ -11,9 +11,11 @@ from harmopower.config import get_config
 from harmopower.features import phrases as phrase_features
 from harmopower.features import regions as region_features
 from harmopower.objectives import contrastive, powerset, region, total
+from harmopower.objectives.objective import Needs, Towers
 
 ROWS, REGIONS, PHRASES, TOKENS, OWN, WIDTH, GRID = 4, 3, 5, 9, 6, 16, (4, 4)
-SCALES = {"logit_scale": jnp.float32(10), "logit_bias": jnp.float32(-5), "region_scale": jnp.float32(3)}
+SCALES = {name: jnp.float32(value) for name, value in (("logit_scale", 10), ("logit_bias", -5), ("region_scale", 3))}
+SCALES["global_region_scale"] = jnp.float32(2)
 
 
 def objective(**weights):
@@ -44,35 +46,36 @@ def inputs():
     batch["phrases"][:, 1] = np.arange(TOKENS) == 3  # a lexeme of one token
     batch["phrases"][:, 4] = False  # padding
     content = np.arange(OWN) < np.array([2, 0, 3])[:, None] * np.ones((ROWS, 1, 1), int)
-    texts = dict(region_text_tower=tower(rng, ROWS, REGIONS, tokens=OWN), region_text_content=content)
+    texts = dict(region_text=tower(rng, ROWS, REGIONS, tokens=OWN), region_text_content=content)
     return tower(rng, ROWS, tokens=16), tower(rng, ROWS, tokens=TOKENS), batch, texts
 
 
 def features_of(inputs, terms, **changed):
     image_tower, text_tower, batch, texts = inputs
-    return total.gather_features(image_tower, text_tower, {**batch, **changed}, terms, GRID, **texts)
+    return total.gather_features(Towers(image_tower, text_tower, {**batch, **changed}, **texts), terms, GRID)
 
 
 def test_only_what_is_needed_is_built(inputs):
     terms = objective(**{"global_contrastive": 1.0})
     assert not any(total.active(terms))
     built = {name for name, value in features_of(inputs, terms)._asdict().items() if value is not None}
-    assert built == {"image", "text", "weight"}
+    assert built == {"image", "text", "weight", "own"} and not features_of(inputs, terms).own["global_contrastive"]
     _loss, metrics = total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
     assert {name for name in metrics if name.startswith("loss/")} == {"loss/total", "loss/global_contrastive"}
-    assert total.active(objective(powerset=1.0)) == (True, True, False, False)
-    assert total.active(objective(lexeme_region=1.0)) == (True, True, False, False)
-    assert total.active(objective(lexeme_region=1.0, global_region=1.0)) == (True, True, True, False)
+    assert total.active(objective(powerset=1.0)) == Needs(regions=True, phrases=True)
+    assert total.active(objective(lexeme_region=1.0)) == Needs(regions=True, phrases=True, groups=True)
+    assert total.active(objective(lexeme_region=1.0, global_region=1.0)) == Needs(True, True, True, region_text=True)
 
 
 def test_phrases_are_sums_of_leaves_and_single_tokens_are_only_lexemes(inputs):
     features = features_of(inputs, objective(powerset=1.0, lexeme_region=1.0))
+    powerset_own, lexemes = features.own["powerset"], features.own["lexeme_region"]["lexemes"]
     tokens, phrases = np.asarray(inputs[1].tokens), inputs[2]["phrases"]
     leaves = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
-    np.testing.assert_array_equal(features.phrase_mask, phrases.sum(-1) >= 2)
-    assert not features.phrase_mask[:, 1].any()
-    np.testing.assert_allclose(features.phrases[0, 0], leaves[0][phrases[0, 0]].sum(0), atol=1e-5)
-    np.testing.assert_allclose(features.lexemes[0, 1], leaves[0, 3], atol=1e-5)
+    np.testing.assert_array_equal(powerset_own["mask"], phrases.sum(-1) >= 2)
+    assert not powerset_own["mask"][:, 1].any()
+    np.testing.assert_allclose(powerset_own["phrases"][0, 0], leaves[0][phrases[0, 0]].sum(0), atol=1e-5)
+    np.testing.assert_allclose(lexemes[0, 1], leaves[0, 3], atol=1e-5)
     unit, _ = phrase_features.sum_phrases(inputs[1].tokens, phrases, "unit")
     np.testing.assert_allclose(np.linalg.norm(unit, axis=-1), phrases.sum(-1) >= 2, atol=1e-5)
 
@@ -82,9 +85,10 @@ def test_a_region_without_a_span_uses_the_content_of_its_own_text(inputs):
     terms.lexeme_region.update(dict(own_text=True))
     assert total.active(terms).region_text
     features = features_of(inputs, terms)
-    own = np.asarray(inputs[3]["region_text_tower"].tokens)[0, 2, :3].mean(0)
-    np.testing.assert_allclose(features.lexemes[0, 2], own / np.linalg.norm(own), atol=1e-5)
-    assert features.pair_mask.all()
+    own = np.asarray(inputs[3]["region_text"].tokens)[0, 2, :3].mean(0)
+    found = features.own["lexeme_region"]
+    np.testing.assert_allclose(found["lexemes"][0, 2], own / np.linalg.norm(own), atol=1e-5)
+    assert found["mask"].all()
     lexemes, mask = phrase_features.pool_lexemes(inputs[1].tokens, inputs[2]["phrases"], inputs[2]["box_phrase"])
     np.testing.assert_array_equal(mask, [[True, True, False]] * ROWS)
     assert not np.any(lexemes[:, 2])
@@ -103,14 +107,15 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(inputs):
     dense = powerset.dense_loss(
         features.regions[kept],
         features.region_mask[kept],
-        features.phrases[kept],
-        features.phrase_mask[kept],
+        features.own["powerset"]["phrases"][kept],
+        features.own["powerset"]["mask"][kept],
         margin=0.2,
     )
     assert parts["powerset"] == pytest.approx(float(dense[0]), rel=1e-5)
-    valid = np.asarray(features.region_mask & features.text_mask) & (np.arange(ROWS) != 2)[:, None]
+    targets = features.own["global_region"]
+    valid = np.asarray(features.region_mask & targets["mask"]) & (np.arange(ROWS) != 2)[:, None]
     aligned = region.pair_loss(
-        features.regions[valid], features.region_text[valid], np.ones(valid.sum(), bool), features.group[valid], 10.0
+        features.regions[valid], targets["targets"][valid], np.ones(valid.sum(), bool), features.group[valid], 10.0
     )
     assert parts["global_region"] == pytest.approx(float(aligned[0]), rel=1e-5)
     assert metrics["global_region/active"] == pytest.approx(valid.sum() / np.asarray(features.region_mask).sum())
@@ -132,6 +137,28 @@ def test_switches_reach_the_losses(inputs):
     changed = total.total_loss(features, SCALES, terms, 0, None)[1]
     for name in ("loss/global_contrastive", "loss/lexeme_region"):
         assert abs(changed[name] - plain[name]) > 1e-3
+    assert changed["loss/global_region"] == plain["loss/global_region"]
+
+
+def test_global_region_has_a_temperature_and_duplicates_of_its_own(inputs):
+    terms = objective(lexeme_region=1.0, global_region=1.0)
+    features = features_of(inputs, terms)
+    found = [total.total_loss(features, SCALES, terms, 0, None)[1]]
+    for switch, value in (("temperature", "own"), ("duplicates", "ignore")):
+        terms.global_region[switch] = value
+        found.append(total.total_loss(features, SCALES, terms, 0, None)[1])
+    assert len({float(metrics["loss/lexeme_region"]) for metrics in found}) == 1
+    assert len({float(metrics["loss/global_region"]) for metrics in found}) == 3
+
+
+def test_each_objective_declares_what_it_learns():
+    terms = objective()
+    assert [scale.name for scale in total.scales(terms)] == ["logit_scale"]
+    terms.global_contrastive.kind = "sigmoid"
+    terms.lexeme_region.temperature = terms.global_region.temperature = "own"
+    names = [scale.name for scale in total.scales(terms)]
+    assert names == ["logit_scale", "logit_bias", "region_scale", "global_region_scale"]
+    assert [scale.name for scale in total.scales(terms) if not scale.logarithmic] == ["logit_bias"]
 
 
 def test_communication_reaches_every_loss_that_compares_rows(inputs):
@@ -149,19 +176,19 @@ def test_crop_mode_uses_the_crops(inputs):
     image_tower, text_tower, batch, _ = inputs
     terms = objective(global_region=1.0)
     terms.global_region.mode = "crop"
-    assert total.active(terms) == (True, False, False, True)
+    assert total.active(terms) == Needs(regions=True, groups=True, crops=True)
     with pytest.raises(ValueError, match="no crop embeddings"):
-        total.gather_features(image_tower, text_tower, batch, terms, GRID)
+        total.gather_features(Towers(image_tower, text_tower, batch), terms, GRID)
     phi, mask = region_features.pool_regions(image_tower.tokens, batch["boxes"], batch["box_valid"], GRID, "cover")
-    features = total.gather_features(image_tower, text_tower, batch, terms, GRID, crops=2 * phi)
-    np.testing.assert_array_equal(features.text_mask, mask)
+    features = total.gather_features(Towers(image_tower, text_tower, batch, crops=2 * phi), terms, GRID)
+    np.testing.assert_array_equal(features.own["global_region"]["mask"], mask)
     assert total.total_loss(features, SCALES, terms, 0, None)[0] == pytest.approx(0, abs=1e-6)
 
 
 def test_missing_region_texts_are_an_error(inputs):
     image_tower, text_tower, batch, _ = inputs
     with pytest.raises(ValueError, match="objective.global_region.weight"):
-        total.gather_features(image_tower, text_tower, batch, objective(global_region=1.0), GRID)
+        total.gather_features(Towers(image_tower, text_tower, batch), objective(global_region=1.0), GRID)
 
 
 def test_a_batch_without_pairs_has_finite_gradients(inputs):
@@ -172,7 +199,7 @@ def test_a_batch_without_pairs_has_finite_gradients(inputs):
     def gradients_of(pooled, tokens, batch):
         def loss(pooled, tokens):
             image_tower = types.SimpleNamespace(pooled=pooled, tokens=tokens)
-            features = total.gather_features(image_tower, text_tower, batch, terms, GRID)
+            features = total.gather_features(Towers(image_tower, text_tower, batch), terms, GRID)
             return total.total_loss(features, SCALES, terms, 0, None)
 
         return jax.grad(loss, (0, 1), has_aux=True)(pooled, tokens)

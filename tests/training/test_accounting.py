@@ -13,7 +13,7 @@ import pytest
 from harmopower import config as configs
 from harmopower.data import pipeline
 from harmopower.models import clip, vision
-from harmopower.objectives import costs, total
+from harmopower.objectives import total
 from harmopower.training import accounting, step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -61,7 +61,7 @@ def traced_products(jaxpr) -> int:
 
 def abstract(config):
     """Model, parameters and batch of a config, as shapes."""
-    model = clip.from_config(config, 320, 319)
+    model = clip.from_config(config, 320, 319, total.scales(config.objective))
     side, length = config.data.image_size, config.data.context_length
     params = jax.eval_shape(
         lambda: nn.unbox(
@@ -165,7 +165,7 @@ def test_a_loss_is_what_is_traced(name):
     def loss(features):
         return total.total_loss(features, {"logit_scale": 10.0}, config.objective, 0, jax.random.key(0))[0]
 
-    counted = costs.loss_flops(config.objective, 8, 3, 4, 128, accounting.text_rows(config), hardware=True)
+    counted = total.loss_flops(config.objective, accounting.sizes(config), hardware=True)
     assert traced_products(jax.make_jaxpr(jax.grad(loss, allow_int=True))(features).jaxpr) == counted[name]
 
 

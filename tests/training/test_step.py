@@ -1,5 +1,7 @@
 """The train step: exact accumulation, falling loss, clamped temperatures, crops."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,7 +109,9 @@ def test_region_texts_take_turns(source):
 
 
 def test_temperatures_are_clamped_to_one_hundred():
-    clamped = steps._clamp_scales({"logit_scale": jnp.float32(7.0), "region_scale": jnp.float32(1.0), "other": 9.0})
+    model = types.SimpleNamespace(learnt=(("logit_scale", 0, True), ("region_scale", 0, True), ("other", 0, False)))
+    params = {"logit_scale": jnp.float32(7.0), "region_scale": jnp.float32(1.0), "other": 9.0, "vision": {}}
+    clamped = steps._clamp_scales(model, params)
     assert jnp.exp(clamped["logit_scale"]) == pytest.approx(100, rel=1e-5)
     assert clamped["region_scale"] == 1.0 and clamped["other"] == 9.0
 

@@ -1,0 +1,61 @@
+"""GR, HarmoCLIP's global-region alignment: a region against its whole text, or its own crop (METHOD section 5)."""
+
+from harmopower.features.vectors import normalise
+from harmopower.objectives import contrastive, region
+from harmopower.objectives.objective import Needs, Objective, flat_rows, valid_pairs
+
+SCALE = "global_region_scale"
+
+
+class GlobalRegion(Objective):
+    """The first R regions, those whose texts are encoded, against the pooled embeddings of these texts, or all of them
+    against the embeddings of their crops."""
+
+    name = "global_region"
+
+    def needs(self):
+        """Regions, which of them are equal, and a pass over their texts or crops."""
+        crop = self.settings.mode == "crop"
+        return Needs(regions=True, groups=True, region_text=not crop, crops=crop)
+
+    def features(self, towers, shared):
+        """`targets` [B, R, D] L2-normalised, and their `mask` [B, R]: the region has one."""
+        if self.settings.mode == "crop":
+            if towers.crops is None:
+                raise ValueError("objective.global_region.mode is 'crop' but no crop embeddings were given")
+            return {"targets": normalise(towers.crops, shared.region_mask), "mask": shared.region_mask}
+        if towers.region_text is None:
+            raise ValueError(
+                "objective.global_region.weight is above 0 with mode 'text' but the data have no texts of regions; "
+                "set the weight to 0, the mode to crop, or prepare data with region texts"
+            )
+        mask = towers.region_text_content.any(-1)
+        return {"targets": normalise(towers.region_text.pooled, mask), "mask": mask}
+
+    def loss(self, features, scales, rng):
+        """See `region.pair_loss` and `region.crop_loss`; `active` is the share of the regions that have a pair."""
+        own = features.own[self.name]
+        valid = valid_pairs(features, own["mask"])
+        count = valid.shape[1]  # the other regions would only be padding in a loss of B M x B M
+        phi, group = features.regions[:, :count], features.group[:, :count]
+        if self.settings.mode == "crop":
+            loss, metrics = region.crop_loss(phi, own["targets"], valid)
+        else:
+            rows = (flat_rows(array) for array in (phi, own["targets"], valid, group))
+            loss, metrics = region.pair_loss(
+                *rows,
+                region.scale_of(self.settings, scales, SCALE),
+                duplicates=self.settings.duplicates,
+                communication=self.communication,
+            )
+        return loss, metrics | region.share(valid, features.region_mask)
+
+    def scales(self):
+        """One, where it has a temperature of its own."""
+        return region.own_scale(self.settings, SCALE)
+
+    def flops(self, sizes, hardware=False):
+        """Pairs of the regions whose texts are encoded; crops meet their own region alone, which is no product."""
+        if self.settings.mode == "crop":
+            return 0.0
+        return contrastive.pair_flops(sizes.batch * sizes.text_rows, sizes.width, hardware)

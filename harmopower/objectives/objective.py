@@ -1,0 +1,151 @@
+"""What an objective is: one term of the loss, and all that the rest of the house has to know of it.
+
+A new one is a module with a subclass of `Objective`, its defaults and ranges in config.py under `objective.NAME`, and
+one line in registry.py. Nothing else asks for an objective by name.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+
+
+class Needs(NamedTuple):
+    """What objectives ask of the batch and of the towers, so that pipeline and step can leave out the rest.
+
+    Attributes:
+      regions: the vectors of the boxes.
+      phrases: the tokens of captions, by the batch's phrases.
+      groups: which regions have equal texts.
+      region_text: a pass of the text tower over the regions' own texts.
+      crops: a pass of the image tower over the enlarged boxes.
+    """
+
+    regions: bool = False
+    phrases: bool = False
+    groups: bool = False
+    region_text: bool = False
+    crops: bool = False
+
+
+class Scale(NamedTuple):
+    """A scalar that the model learns for an objective. Of a logarithmic one the parameter is the log, as CLIP's is."""
+
+    name: str
+    start: float
+    logarithmic: bool = True
+
+
+class Towers(NamedTuple):
+    """What features are read from: the batch, and what the towers have made of it, in the shared space.
+
+    Attributes:
+      image, text: have `pooled` [B, D] and `tokens` [B, N, D] or [B, T, D], not normalised.
+      batch: mapping with the keys of DESIGN's `Batch` that are needed, and `box_group` int32 [B, M], equal for equal
+        texts; with patch dropout `kept_patches` int32 [B, N], which patches the image tokens are.
+      region_text: of the own texts of the first R regions, `pooled` [B, R, D] and `tokens` [B, R, S, D]; None where
+        nobody asks or the data have none.
+      region_text_content: bool [B, R, S], the content tokens of those texts; a region without any has no own text.
+      crops: [B, M, D] image embeddings of the enlarged boxes, where somebody asks for them.
+    """
+
+    image: Any
+    text: Any
+    batch: Mapping[str, jax.Array]
+    region_text: Any = None
+    region_text_content: jax.Array | None = None
+    crops: jax.Array | None = None
+
+
+class Features(NamedTuple):
+    """What the losses need of a batch: a tree whose every leaf has the batch on its leading axis.
+
+    Exact accumulation caches it, so it holds no more than the active objectives ask for; what nobody needs is None.
+
+    Attributes:
+      image, text: [B, D] L2-normalised.
+      weight: float32 [B], 0 for a bad record.
+      regions: [B, M, D] L2-normalised, 0 where region_mask, bool [B, M], is False.
+      group: int32 [B, M], equal for equal texts.
+      own: what each objective adds, by its name.
+    """
+
+    image: jax.Array
+    text: jax.Array
+    weight: jax.Array
+    regions: jax.Array | None = None
+    region_mask: jax.Array | None = None
+    group: jax.Array | None = None
+    own: Mapping[str, Mapping[str, jax.Array]] = {}
+
+
+class Sizes(NamedTuple):
+    """What work is counted from: B, M, K, T and D of DESIGN's batch, and R, the regions whose texts are encoded."""
+
+    batch: int
+    regions: int
+    phrases: int
+    tokens: int
+    width: int
+    text_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A term of the loss with its settings, `config.objective.NAME`; an instance holds nothing else.
+
+    Attributes:
+      name: its name in the config, in the metrics and in `Features.own`.
+      settings: have `weight`, perhaps `warmup_steps`, and what it reads itself.
+      communication: how shards of the batch meet (see `harmopower.parallel.collectives`).
+    """
+
+    name: ClassVar[str]
+    settings: Any
+    communication: str = "ring"
+
+    def needs(self) -> Needs:
+        """What it asks of the batch and of the towers."""
+        return Needs()
+
+    def features(self, towers: Towers, shared: Features) -> dict[str, jax.Array]:
+        """What it adds to the features, each [B, ...]; `shared` holds what it has asked for with `needs`."""
+        return {}
+
+    def loss(self, features: Features, scales: Mapping[str, jax.Array], rng) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss over the global batch, without its weight, and metrics.
+
+        Args:
+          features: of the global batch, inside a mesh sharded on their leading axis.
+          scales: the scalars that all objectives have declared, exponentiated where they are logarithmic.
+          rng: key of the step.
+        """
+        raise NotImplementedError
+
+    def scales(self) -> tuple[Scale, ...]:
+        """The scalars that the model learns for it; also at weight 0, so that a weight changes no checkpoint."""
+        return ()
+
+    def flops(self, sizes: Sizes, hardware: bool = False) -> float:
+        """Matrix products of value and gradient over the global batch, all devices together.
+
+        Args:
+          sizes: of the run.
+          hardware: with what the backward pass computes again.
+        """
+        return 0.0
+
+    def pooled(self, sizes: Sizes) -> int:
+        """How many products of a token and a mask its own features take an example, each D multiply-adds."""
+        return 0
+
+
+def valid_pairs(features: Features, has_target: jax.Array) -> jax.Array:
+    """Which of the first R regions have a target, bool [B, R], and lie in no bad record: bool [B, R]."""
+    return features.region_mask[:, : has_target.shape[1]] & has_target & (features.weight > 0)[:, None]
+
+
+def flat_rows(array: jax.Array) -> jax.Array:
+    """[B, M, ...] -> [B M, ...]; the batch stays the leading axis, so shards stay where they are."""
+    return array.reshape((-1,) + array.shape[2:])
