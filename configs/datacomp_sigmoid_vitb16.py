@@ -16,7 +16,7 @@ def get_config():
     config.batch_size = 8192
     config.total_steps = SAMPLES // config.batch_size
     config.data.source = "runs/data/datacomp"
-    config.data.tokenizer = "hf:openai/clip-vit-base-patch16"  # CLIP's 49,408 tokens; a local path works too
+    config.data.tokenizer = "clip"  # CLIP's 49,408 tokens; a path or hf:NAME works too
     config.data.min_crop_area = 0.9  # open_clip's default
     config.data.workers = 16
     config.model.dtype = "bfloat16"

@@ -114,7 +114,8 @@ def _data() -> ConfigDict:
             max_region_texts=0,  # R, regions of an image whose texts are encoded alone, drawn anew each epoch; 0 = all
             region_text_every=1,  # in each step one image in so many has its regions' texts encoded, by turns
             region_text_length=16,  # S, tokens of a region's own text
-            tokenizer="",  # empty: tokenizer.json beside the data; a path; or hf:NAME
+            tokenizer="",  # empty: tokenizer.json beside the data; a path; clip (CLIP's own), clip:PATH; or hf:NAME
+            clean_text=True,  # texts cleaned as OpenCLIP cleans them, see harmopower/data/clean.py
             resize_mode="squash",  # the whole image stretched, or its centre square as in CLIP and OpenCLIP (shortest)
             min_crop_area=1.0,  # smallest share of the image that a random crop keeps; 1 = the whole image
             group_size=1,  # consecutive records that the shuffle keeps together; 4 for the embedded scenes
@@ -286,6 +287,7 @@ def from_json(text: str) -> ConfigDict:
     if "objective.lexeme_region.duplicates" in stored:  # GR once had no switch of its own and read this one
         stored.setdefault("objective.global_region.duplicates", stored["objective.lexeme_region.duplicates"])
     config = get_config()
+    config.data.clean_text = False  # of runs that are older than the key
     config.update_from_flattened_dict(stored)
     return config
 

@@ -74,7 +74,8 @@ def read_workdir(workdir: str, tokenizer: str = ""):
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise CommandError(f"--workdir {workdir} holds no run: there is no config.json; train first, or correct it")
-    return configs.from_json(path.read_text()), Tokenizer.load(tokenizer, workdir)
+    config = configs.from_json(path.read_text())
+    return config, Tokenizer.load(tokenizer, workdir, config.data.clean_text)
 
 
 def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):

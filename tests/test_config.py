@@ -103,3 +103,10 @@ def another(key, default):
     if isinstance(default, str):
         return next(value for value in configs.CHOICES.get(key, ("1,2,3",)) if value != default)
     return default + 1
+
+
+def test_runs_older_than_clean_text_go_on_without_it():
+    stored = json.loads(configs.to_json(configs.get_config()))
+    assert configs.from_json(json.dumps(stored)).data.clean_text
+    del stored["data"]["clean_text"]
+    assert not configs.from_json(json.dumps(stored)).data.clean_text

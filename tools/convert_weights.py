@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="the new folder; an earlier conversion there is replaced")
     parser.add_argument("--image-size", type=int, help="resample the image positions to this side in pixels")
     parser.add_argument("--context-length", type=int, help="resample the text positions to this many tokens")
-    parser.add_argument("--tokenizer", default="", help="tokenizer.json, or hf:NAME (default: the source's)")
+    parser.add_argument("--tokenizer", default="", help="tokenizer.json, clip, or hf:NAME (default: the source's)")
     facts = parser.add_argument_group("what the source does not say, or says wrong")
     facts.add_argument("--activation", choices=configs.CHOICES["model.activation"])
     facts.add_argument("--pool", choices=configs.CHOICES["model.pool"])

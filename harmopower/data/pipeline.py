@@ -248,7 +248,7 @@ def from_config(data, *, seed: int, batch_size: int, **changes) -> Pipeline:
     }
     values = {name: data[name] for name in fields if name in data}
     source = records.read(data.source, data.split)
-    tokenizer = tokenize.Tokenizer.load(data.tokenizer, data.source)
+    tokenizer = tokenize.Tokenizer.load(data.tokenizer, data.source, data.clean_text)
     return Pipeline(source, tokenizer, seed=seed, batch_size=batch_size, **(values | changes))
 
 

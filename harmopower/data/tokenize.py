@@ -3,6 +3,8 @@
 Ids are laid out as CLIP's: a row is `[start] tokens [end] 0 0 ...` and start and end are the two highest ids, so
 `argmax(ids)` is the position of the end token and everything after it is padding. Padding is 0 for every tokenizer
 (our choice, as in the original CLIP); since 0 may also be a word, tell padding by position and not by id.
+
+Text is cleaned first, as OpenCLIP cleans it (`harmopower.data.clean`); offsets are those of the text as it was written.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,11 +15,13 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
+from harmopower.data import clean as cleaning
+from harmopower.data import clip_vocabulary
 from harmopower.errors import UserError
 
 PAD_ID = 0
 FILE_NAME = "tokenizer.json"
-_PAD, _START, _END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
+_PAD = "<|pad|>"
 _ADDED = ("<|start of caption|>", "<|end of caption|>")  # for tokenizers that have no start and end of CLIP's kind
 MIN_VOCAB_SIZE = 256 + 3  # the bytes; pad, start and end
 _MIN_PHRASE_TOKENS = 2  # METHOD section 3
@@ -38,8 +42,13 @@ class Tokenizer:
 
     pad_id = PAD_ID
 
-    def __init__(self, backend: tokenizers.Tokenizer):
-        """Wraps a backend; one whose two last ids are not special tokens gets a start and an end token added."""
+    def __init__(self, backend: tokenizers.Tokenizer, clean_text: bool = True):
+        """Wraps a backend; one whose two last ids are not special tokens gets a start and an end token added.
+
+        Args:
+          backend: of the library `tokenizers`.
+          clean_text: whether texts are cleaned before they are encoded, see `harmopower.data.clean`.
+        """
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # a caption that spells out "<|endoftext|>" is text like any other
@@ -47,41 +56,47 @@ class Tokenizer:
         special = backend.get_added_tokens_decoder()
         if not all(index in special and special[index].special for index in (size - 2, size - 1)):
             backend.add_special_tokens(list(_ADDED))
-        self._backend = backend
+        self._backend, self._clean_text = backend, clean_text
+        # Lower-casing is the tokenizer's affair; where it does, it is done as OpenCLIP does, final sigma included.
+        self._lower = backend.normalizer is not None and backend.normalizer.normalize_str("A") == "a"
         self.vocab_size = backend.get_vocab_size()
         self.sot_id, self.eot_id = self.vocab_size - 2, self.vocab_size - 1
 
     def __reduce__(self):
-        return _from_json, (self._backend.to_str(),)
+        return _from_json, (self._backend.to_str(), self._clean_text)
 
     @classmethod
-    def load(cls, spec: str, data_directory) -> "Tokenizer":
+    def load(cls, spec: str, data_directory, clean_text: bool = True) -> "Tokenizer":
         """Loads the tokenizer that `config.data.tokenizer` names.
 
         Args:
-          spec: empty for `tokenizer.json` beside the data; a path to a `tokenizer.json` or a folder with one; or
-            `hf:NAME` for any Hugging Face tokenizer that has a fast form (needs the extra `hf`).
+          spec: empty for `tokenizer.json` beside the data; a path to a `tokenizer.json` or a folder with one;
+            `clip` for CLIP's own from an installed open_clip_torch, or `clip:PATH` from OpenAI's file of merges; or
+            `hf:NAME` for any Hugging Face tokenizer that has a fast form.
           data_directory: folder of the data set, for an empty `spec`.
+          clean_text: `config.data.clean_text`.
 
         Raises:
           TokenizerError: there is none, or it cannot be read.
         """
         if spec.startswith("hf:"):
-            return cls(_hugging_face(spec.removeprefix("hf:")))
+            return cls(_hugging_face(spec.removeprefix("hf:")), clean_text)
+        if spec == "clip" or spec.startswith("clip:"):
+            return cls(_clip(spec.removeprefix("clip").removeprefix(":")), clean_text)
         path = epath.Path(spec or data_directory)
         path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
-            hint = "set config.data.tokenizer to a tokenizer.json, a folder with one, or hf:NAME"
+            hint = "set config.data.tokenizer to a tokenizer.json, a folder with one, clip or hf:NAME"
             prepare = "" if spec else "run `python -m tools.prepare`, which trains one beside the data, or "
             raise TokenizerError(f"no tokenizer at {path} (config.data.tokenizer is {spec!r}); {prepare}{hint}")
         try:
-            return cls(tokenizers.Tokenizer.from_str(path.read_text()))
+            return cls(tokenizers.Tokenizer.from_str(path.read_text()), clean_text)
         except Exception as error:  # the library raises bare Exception for every kind of broken file
             raise TokenizerError(f"{path} (config.data.tokenizer) is not a tokenizer.json: {error}") from error
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int, path=None) -> "Tokenizer":
-        """Trains a byte-level BPE on lower-cased captions and saves it to `path` (a file), if given.
+        """Trains a byte-level BPE on cleaned, lower-cased captions and saves it to `path` (a file), if given.
 
         Every word is coded with its leading space, also the first one, so that a phrase has the same tokens wherever it
         stands. `vocab_size` counts the special tokens; few captions may fill less of it.
@@ -101,8 +116,8 @@ class Tokenizer:
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
-        backend.train_from_iterator(captions, trainer)
-        backend.add_special_tokens([_START, _END])
+        backend.train_from_iterator(map(cleaning.clean, captions), trainer)
+        backend.add_special_tokens(list(clip_vocabulary.SPECIAL))
         tokenizer = cls(backend)
         if path is not None:
             tokenizer.save(path)
@@ -141,12 +156,23 @@ class Tokenizer:
         return ids, np.array([offsets for _, offsets in rows], np.int32).reshape(-1, context_length, 2)
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return encoding.ids, [_trim(text, start, end) for start, end in encoding.offsets]
+        cleaned, places = cleaning.align(text, self._lower) if self._clean_text else (text, None)
+        encoding = self._backend.encode(cleaned, add_special_tokens=False)
+        offsets = [_trim(cleaned, start, end) for start, end in encoding.offsets]
+        if places is not None:
+            places.append((len(text), len(text)))  # where a token without characters at the end stands
+            offsets = [_written(places, start, end) for start, end in offsets]
+        return encoding.ids, offsets
 
 
-def _from_json(text: str) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(text))
+def _from_json(text: str, clean_text: bool) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(text), clean_text)
+
+
+def _written(places: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """Where characters `start` to `end` of a cleaned text stood in the written one; empty stays empty."""
+    first = places[start][0]
+    return first, places[end - 1][1] if start < end else first
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
@@ -158,14 +184,23 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
+def _clip(path: str) -> tokenizers.Tokenizer:
+    found = path or clip_vocabulary.find()
+    if not found:
+        raise TokenizerError(
+            f"config.data.tokenizer clip needs {clip_vocabulary.FILE_NAME}, which the package open_clip_torch carries: "
+            "pip install open_clip_torch, or name the file by config.data.tokenizer=clip:PATH"
+        )
+    try:
+        return clip_vocabulary.build(found)
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{found} (config.data.tokenizer clip) cannot be used: {error}") from error
+
+
 @functools.lru_cache(maxsize=1)
 def _hugging_face(name: str) -> tokenizers.Tokenizer:
-    try:
-        import transformers  # optional and slow to import
-    except ImportError as error:
-        raise TokenizerError(
-            f"config.data.tokenizer hf:{name} needs transformers; install the extra: pip install 'harmopower[hf]'"
-        ) from error
+    import transformers  # slow to import, and needed by few runs
+
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, use_fast=True)
     except (OSError, ValueError) as error:

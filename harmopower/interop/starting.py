@@ -166,7 +166,7 @@ def convert(
       path: the source, see `source.open_source`.
       output: the new folder; appears whole or not at all.
       image_size, context_length: what the positions are resampled to; None keeps them.
-      tokenizer: `tokenizer.json`, a folder with one, or `hf:NAME`; empty takes the source's.
+      tokenizer: `tokenizer.json`, a folder with one, `clip`, or `hf:NAME`; empty takes the source's.
       overrides: facts that the user states, see `formats.Facts`.
 
     Raises:

@@ -386,6 +386,7 @@ def test_from_config(directory, source, tokenizer):
             source=str(directory),
             split="train",
             tokenizer="",
+            clean_text=True,
             regions="boxes",
             min_crop_area=0.4,
             workers=0,
