@@ -40,11 +40,14 @@ def start(config_file, workdir, *settings, **environment):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
-def start_two(config_file, workdir, *settings):
+def free_address() -> str:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    joined = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start_two(config_file, workdir, *settings):
+    joined = {"JAX_COORDINATOR_ADDRESS": free_address(), "JAX_NUM_PROCESSES": "2"}
     return [start(config_file, workdir, *settings, **joined, JAX_PROCESS_ID=rank) for rank in "01"]
 
 

@@ -166,6 +166,12 @@ def test_an_unknown_suite_is_refused(config, names, words):
         suites.tasks(config)
 
 
+def test_scenes_and_records_need_a_data_set(config):
+    config.data.source = ""
+    with pytest.raises(ConfigError, match="config.data.source is empty"):
+        suites.tasks(config)
+
+
 def test_two_suites_of_one_name_are_refused(config):
     config.evaluation.suite = "scenes,records"
     with pytest.raises(ConfigError, match="both measure 'test'"):
