@@ -18,5 +18,6 @@ def get_config():
     config.objective.lexeme_region.weight = 0.0
     config.objective.powerset.weight = 0.0
     config.optimizer.warmup_steps = 10_000
+    config.evaluation.suite = "records"
     config.log.every_steps = 50
     return config

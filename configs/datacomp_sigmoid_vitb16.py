@@ -26,5 +26,6 @@ def get_config():
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup_steps = 500
     config.optimizer.clip_norm = 0.0
+    config.evaluation.suite = "records"
     config.log.every_steps = 50
     return config

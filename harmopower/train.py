@@ -37,10 +37,12 @@ def main(argv: list[str]) -> int:
     config, workdir = command.loaded_config(CONFIG.value), WORKDIR.value
     configs.validate(config, jax.device_count(), jax.process_count())
     mesh = meshes.make_mesh(**config.mesh)
+    say = print if jax.process_index() == 0 else (lambda text: None)
+    if config.init:
+        starting.adopt(config, config_flags.get_override_values(flags.FLAGS["config"]), say)
     tokenizer, pipeline = runs.open_data(config)
     model = runs.build_model(config, tokenizer)
     runs.write_workdir(workdir, config, tokenizer)
-    say = print if jax.process_index() == 0 else (lambda text: None)
     if nothing := running.nothing_to_measure(config):
         say(nothing)
     load_init = (lambda params: starting.load_init(config.init, params, config, say)) if config.init else None

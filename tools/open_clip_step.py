@@ -6,7 +6,7 @@ import os
 import numpy as np
 import torch
 
-from tools import torchvision_stand_in
+from harmopower.interop import torchvision_stand_in
 
 
 def make_run(model, config, batch):

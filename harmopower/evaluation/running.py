@@ -57,7 +57,7 @@ def nothing_to_measure(config) -> str:
     tasks = [task for own in suites.tasks(config).values() for task in own.values()]
     if not config.evaluation.suite or any(isinstance(task, Task) for task in tasks):
         return ""
-    return f"config.evaluation.suite {config.evaluation.suite!r} has nothing to measure: {'; '.join(tasks)}"
+    return f"config.evaluation.suite {config.evaluation.suite!r} finds nothing to measure: {'; '.join(tasks)}"
 
 
 def _run_suite(suite: Suite, config, encoder: Encoder, should_stop) -> Found:

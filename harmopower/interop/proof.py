@@ -157,8 +157,10 @@ def _open_clip(folder: Path, model: CLIP, seen: Probe) -> tuple[Answers, str]:
     import torch
 
     try:
-        import open_clip as library
-    except ImportError as error:  # it needs torchvision, which not every PyTorch has
+        from harmopower.interop import torchvision_stand_in  # imports torch
+
+        library = torchvision_stand_in.import_open_clip()
+    except ImportError as error:
         theirs, how = _plain(folder), f"plain PyTorch with OpenCLIP's layout; open_clip itself: {error}"
         ids = torch.from_numpy(seen.ids).long()
     else:

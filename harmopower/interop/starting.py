@@ -1,6 +1,6 @@
 """Starting from other weights: `config.init` and `tools.convert_weights`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import math
 
 from etils import epath
@@ -15,6 +15,7 @@ from harmopower.data.tokenize import FILE_NAME, Tokenizer, TokenizerError
 from harmopower.interop import names
 from harmopower.interop import source as sources
 from harmopower.interop.weights import ConversionError, new_folder
+from harmopower.models import clip
 from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
 from harmopower.training.state import TrainState
 
@@ -112,13 +113,49 @@ def _sharding(shape: tuple[int, ...], leaf, fresh: dict):
     return NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding
 
 
+def adopt(config, given: Iterable[str], say: Callable[[str], None] = print) -> None:
+    """Takes over from `config.init` how its model computes and how it sees images, where the user did not say it.
+
+    A key counts as said when it is set on the command line or differs from the default (in the config file); a file
+    that names the default itself cannot be told from one that does not name the key. What is said stays, and
+    `load_init` says where it differs from the source.
+
+    Args:
+      config: this run's config, changed in place before the model is built.
+      given: the keys that are set on the command line, such as `model.pool`.
+      say: told of every key that is taken over.
+
+    Raises:
+      ConversionError: there are no weights at `config.init`.
+    """
+    source = _settings_of(config.init)
+    defaults, own = (configs.flat(tree.to_dict()) for tree in (configs.get_config(), config))
+    said = {key for key in own if own[key] != defaults.get(key)} | set(given)
+    if "model.pool" in said:
+        said.add("model.text_pool")  # `auto` follows it
+    for key in _COMPARED:
+        there, here = _effective(source)[key], _effective(config)[key]
+        if there != here and key not in said:
+            say(f"config.{key} {there} is taken from config.init {config.init}, in place of the default {here}")
+            config.update_from_flattened_dict({key: there})
+
+
+def _settings_of(path: str):
+    """The config of a workdir, or what published weights say of theirs."""
+    folder = epath.Path(path)
+    if (folder / "checkpoints").exists():
+        return configs.from_json((folder / "config.json").read_text())
+    return sources.open_source(path).config
+
+
+def _effective(config) -> dict:
+    found = configs.flat(config.to_dict())
+    return {key: clip.text_pool(config) if key == "model.text_pool" else found[key] for key in _COMPARED}
+
+
 def _differences(old, new) -> list[str]:
-    old, new = old.copy_and_resolve_references(), new.copy_and_resolve_references()
-    for config in (old, new):
-        if config.model.text_pool == "auto":
-            config.model.text_pool = "eos" if config.model.pool == "cls" else "mean"
-    lines = configs.differences(old, new)
-    return [line for line in lines if line.split(":")[0].removeprefix("config.") in _COMPARED]
+    before, after = _effective(old), _effective(new)
+    return [f"config.{key}: {before[key]!r} -> {after[key]!r}" for key in _COMPARED if before[key] != after[key]]
 
 
 def _check(path: str, shapes: dict, fresh: dict, say) -> None:

@@ -2,6 +2,6 @@
 
 import transformers  # noqa: F401
 
-from tools import torchvision_stand_in
+from harmopower.interop import torchvision_stand_in
 
 open_clip = torchvision_stand_in.import_open_clip()

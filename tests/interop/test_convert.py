@@ -424,3 +424,27 @@ def test_clip_tokenizer_ids(tmp_path):
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_array_equal(found[0], [6, 1, 2, 3, 5, 7, 7, 7])
     np.testing.assert_array_equal(expected[0], [6, 1, 2, 3, 5, 7, 0, 0])
+
+
+def test_init_takes_over_what_the_user_did_not_say(converted, tmp_path):
+    """The file assumes gelu and shortest; mean-pooled, as PowerCLIP's, is stated when it is converted."""
+    path = tmp_path / "mean"
+    starting.convert(converted[0].parent / "m.safetensors", path, pool="mean", text_pool="mean", say=lambda line: None)
+    config, told = settings(HEADS_OF_64, layer_norm_epsilon=1e-6), []
+    config.init = str(path)
+    starting.adopt(config, ["data.resize_mode"], told.append)
+    assert (config.model.pool, config.model.text_pool, config.model.activation) == ("mean", "auto", "gelu")
+    assert len(told) == 2 and all(f"is taken from config.init {path}" in line for line in told)
+    # Said on the command line, though it is the default, and in the config file: kept, and named as different.
+    assert (config.data.resize_mode, config.model.layer_norm_epsilon) == ("squash", 1e-6)
+    told.clear()
+    starting.load_init(str(path), fresh_params(config), config, told.append)
+    kept = [line for line in told if "made with other settings" in line]
+    assert [line.split(": ")[1] for line in kept] == ["config.model.layer_norm_epsilon", "config.data.resize_mode"]
+
+
+def test_init_follows_a_pool_that_is_said_in_both_towers(converted):
+    config = settings(HEADS_OF_64, pool="mean")
+    config.init = str(converted[0])
+    starting.adopt(config, [], lambda line: None)
+    assert source.clip.text_pool(config) == "mean" and config.data.resize_mode == "shortest"

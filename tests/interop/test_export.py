@@ -1,6 +1,9 @@
 """The command line of the export: a folder that appears whole or not at all, its card, and how much memory it takes."""
 
 import json
+import re
+import subprocess
+import sys
 import tracemalloc
 
 from interop_models import nested, random_params, settings, tokenizer, write_run
@@ -136,3 +139,13 @@ def test_exported_facts_are_marked(run, tmp_path):
     with pytest.raises(KeyboardInterrupt), weights.new_folder(tmp_path / "b", {}) as folder:
         raise KeyboardInterrupt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+@pytest.mark.slow  # a process of its own: here the stand-in for torchvision is in place already
+def test_the_proof_of_an_open_clip_export_is_open_clip_itself(tmp_path):
+    config = settings()
+    write_run(tmp_path / "run", config, random_params(config))
+    command = [sys.executable, "-m", "tools.export", "--workdir", tmp_path / "run", "--format", "open_clip"]
+    shown = subprocess.run([*command, "--output", tmp_path / "out"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"of logits \S+ \(open_clip [\d.]+, ids and pixels compared too\)", shown.stdout), shown.stdout

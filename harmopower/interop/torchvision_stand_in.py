@@ -2,7 +2,7 @@
 
 torchvision has no build for the CPU PyTorch that the tests pin. Its operations on Pillow images are thin wrappers
 around Pillow's own, so these give the same pixels. What open_clip only imports is a class that cannot be used. The
-tests of interop and tools.benchmark use it.
+proof of an export, the tests of interop and tools.benchmark use it.
 """
 
 import enum
