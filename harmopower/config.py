@@ -1,7 +1,7 @@
-"""The configuration of a run: every key, its default and its meaning, in one place.
+"""The configuration of a run: every key with its default, its legal values and its meaning, in one place.
 
 A file in `configs/` starts from `get_config()` and states the difference. Command-line overrides (`--config.a.b=1`) are
-applied by ml_collections on top, so a key that is not here cannot be set by mistake.
+applied by ml_collections on top. A key that is not in the table cannot be set, by mistake or otherwise.
 """
 
 import difflib
@@ -13,78 +13,158 @@ import runpy
 from ml_collections import ConfigDict
 
 from harmopower.errors import ConfigError
+from harmopower.settings import STEPS, Choice, Numbers, Real, Setting, Switch, Text, Whole, refusal
 
-CHOICES = {
-    "data.regions": ("boxes", "random", "mixed"),
-    "data.resize_mode": ("squash", "shortest"),
-    "model.pool": ("cls", "mean"),
-    "model.text_pool": ("auto", "eos", "mean"),
-    "model.dense": ("full", "value"),
-    "model.activation": ("gelu", "gelu_tanh", "quick_gelu"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.remat": ("none", "dots", "full"),
-    "model.attention": ("xla", "cudnn"),
-    "objective.region_pooling": ("cover", "overlap", "roi_align"),
-    "objective.communication": ("ring", "gather"),
-    "objective.global_contrastive.kind": ("softmax", "sigmoid"),
-    "objective.lexeme_region.temperature": ("shared", "own"),
-    "objective.lexeme_region.duplicates": ("positives", "ignore"),
-    "objective.global_region.mode": ("text", "crop"),
-    "objective.global_region.temperature": ("shared", "own"),
-    "objective.global_region.duplicates": ("positives", "ignore"),
-    "objective.powerset.method": ("exact", "nla", "sampled"),
-    "objective.powerset.phrase_norm": ("sum", "unit"),
-    "objective.powerset.score_norm": ("sum", "mean"),
-    "optimizer.name": ("adamw", "muon"),
+WEIGHT = Real(0, 1e6)
+SETTINGS = {
+    "seed": Setting(0, Whole(0, 2**32 - 1), "where every random number of the run starts"),
+    "total_steps": Setting(1000, Whole(1, STEPS), "updates"),
+    "batch_size": Setting(128, Whole(1, 2**24), "pairs a step, over all devices and all accumulation slices"),
+    "accumulate": Setting(1, Whole(1), "slices of the global batch, with exact gradients"),
+    "init": Setting("", Text(), "weights to start from, a path; empty = random"),
+    # --- data
+    "data.source": Setting("", Text(), "folder of a prepared data set (tools.prepare)"),
+    "data.split": Setting("train", Text(empty=False), "its split that is trained on"),
+    "data.image_size": Setting(224, Whole(1, 8192), "side in pixels, a multiple of the patch size"),
+    "data.context_length": Setting(77, Whole(3, 65536), "T, tokens of a caption with start and end"),
+    "data.max_phrases": Setting(20, Whole(1, 1024), "K, phrases of a caption"),
+    "data.max_boxes": Setting(10, Whole(1, 1024), "M, regions of an image"),
+    "data.regions": Setting("boxes", Choice(("boxes", "random", "mixed")), "stored ones, drawn ones, or both"),
+    "data.max_region_texts": Setting(
+        0, Whole(0, 1024), "R, regions of an image whose texts are encoded alone, drawn anew each epoch; 0 = all"
+    ),
+    "data.region_text_every": Setting(
+        1, Whole(1), "in each step one image in so many has its regions' texts encoded, by turns"
+    ),
+    "data.region_text_length": Setting(16, Whole(3, 65536), "S, tokens of a region's own text"),
+    "data.tokenizer": Setting(
+        "", Text(), "empty: tokenizer.json beside the data; a path; clip (CLIP's own), clip:PATH; or hf:NAME"
+    ),
+    "data.clean_text": Setting(True, Switch(), "texts cleaned as OpenCLIP cleans them (data/clean.py)"),
+    "data.resize_mode": Setting(
+        "squash", Choice(("squash", "shortest")), "the whole image stretched, or its centre square (CLIP, OpenCLIP)"
+    ),
+    "data.min_crop_area": Setting(
+        1.0, Real(0.01, 1), "smallest share of the image that a random crop keeps; 1 = the whole image"
+    ),
+    "data.group_size": Setting(
+        1, Whole(1), "consecutive records that the shuffle keeps together; 4 for the embedded scenes"
+    ),
+    "data.workers": Setting(0, Whole(0, 1024), "worker processes; 0 = threads of this process"),
+    "data.threads": Setting(2, Whole(1, 1024), "threads of each process that make batches"),
+    "data.rows_per_element": Setting(32, Whole(1), "rows that a thread or worker makes at a time"),
+    "data.ahead_mib": Setting(
+        128, Whole(1), "MiB of rows made before they are asked for; a host's batch where that is more"
+    ),
+    "data.max_bad_fraction": Setting(0.01, Real(0, 1), "above this share of unusable records the run stops"),
+    # --- model
+    "model.preset": Setting("ViT-B/16", Text(empty=False), "size, a name of models/presets.py"),
+    "model.pool": Setting("cls", Choice(("cls", "mean")), "the image's vector: class token or mean of the patches"),
+    "model.text_pool": Setting(
+        "auto", Choice(("auto", "eos", "mean")), "the text's vector; auto: eos where pool is cls, mean where it is mean"
+    ),
+    "model.dense": Setting("full", Choice(("full", "value")), "how patch tokens are read from the last block"),
+    "model.patch_dropout": Setting(
+        0.0, Real(0, 0.95), "share of the patches that each training step leaves out, drawn anew (FLIP); 0 = none"
+    ),
+    "model.activation": Setting("quick_gelu", Choice(("gelu", "gelu_tanh", "quick_gelu")), "of the blocks"),
+    "model.dtype": Setting("float32", Choice(("float32", "bfloat16")), "what the towers compute in"),
+    "model.remat": Setting("none", Choice(("none", "dots", "full")), "what the backward pass computes again"),
+    "model.attention": Setting("xla", Choice(("xla", "cudnn")), "cudnn: flash attention of NVIDIA GPUs"),
+    "model.layer_norm_epsilon": Setting(1e-5, Real(1e-12, 1), "added to the variance"),
+    "model.pixel_mean": Setting(
+        "0.48145466,0.4578275,0.40821073", Numbers(3, Real(0, 1)), "of red, green and blue in 0..1: OpenAI's CLIP"
+    ),
+    "model.pixel_std": Setting(
+        "0.26862954,0.26130258,0.27577711", Numbers(3, Real(0.001, 10)), "the same; pixels are divided by it"
+    ),
+    "model.scan_unroll": Setting(1, Whole(1, 1024), "layers a scan iteration; the depth = no loop, faster on CPU"),
+    # --- objective
+    "objective.region_pooling": Setting(
+        "cover", Choice(("cover", "overlap", "roi_align")), "the weights of a region over the patches (METHOD 2)"
+    ),
+    "objective.communication": Setting(
+        "ring", Choice(("ring", "gather")), "how shards of the batch meet in the losses: memory for two, or all at once"
+    ),
+    "objective.global_contrastive.kind": Setting("softmax", Choice(("softmax", "sigmoid")), "CLIP or SigLIP"),
+    "objective.global_contrastive.weight": Setting(1.0, WEIGHT, "image against caption; 0 = off"),
+    "objective.lexeme_region.weight": Setting(0.1, WEIGHT, "LRC, regions against the words that name them; 0 = off"),
+    "objective.lexeme_region.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
+    "objective.lexeme_region.temperature": Setting(
+        "shared", Choice(("shared", "own")), "logit_scale, or a scale of its own"
+    ),
+    "objective.lexeme_region.duplicates": Setting(
+        "positives", Choice(("positives", "ignore")), "what identical texts of a batch are to each other"
+    ),
+    "objective.lexeme_region.own_text": Setting(
+        False, Switch(), "encode the own texts of regions that have no span: a second text pass"
+    ),
+    "objective.global_region.weight": Setting(0.0, WEIGHT, "GR, regions against pooled vectors; 0 = off"),
+    "objective.global_region.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
+    "objective.global_region.mode": Setting("text", Choice(("text", "crop")), "pooled vector of the text or the crop"),
+    "objective.global_region.temperature": Setting(
+        "shared", Choice(("shared", "own")), "logit_scale, or a scale of its own"
+    ),
+    "objective.global_region.duplicates": Setting(
+        "positives", Choice(("positives", "ignore")), "what identical texts of a batch are to each other"
+    ),
+    "objective.powerset.weight": Setting(0.2, WEIGHT, "subsets of regions against phrases; 0 = off"),
+    "objective.powerset.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
+    "objective.powerset.method": Setting(
+        "nla", Choice(("exact", "nla", "sampled")), "all subsets (M up to 12), aggregators of linear cost, Monte Carlo"
+    ),
+    "objective.powerset.temperature": Setting(1e-3, Real(1e-9, 1e3), "tau of the aggregators"),
+    "objective.powerset.zeta": Setting(0.75, Real(0, 1), "weight of log cosh in the aggregator T2"),
+    "objective.powerset.margin": Setting(0.2, Real(0, 1e3), "delta of the triplet loss"),
+    "objective.powerset.phrase_norm": Setting("sum", Choice(("sum", "unit")), "a phrase is the sum of its leaves, or"),
+    "objective.powerset.score_norm": Setting("sum", Choice(("sum", "mean")), "mean: over the number of valid regions"),
+    "objective.powerset.samples": Setting(256, Whole(1), "subsets of `sampled`"),
+    # --- optimizer
+    "optimizer.name": Setting(
+        "adamw", Choice(("adamw", "muon")), "muon: Muon for the matrices of the blocks, Adam for the rest"
+    ),
+    "optimizer.learning_rate": Setting(1e-3, Real(0, 10), "at the end of the warm-up; then a cosine to 0"),
+    "optimizer.warmup_steps": Setting(100, Whole(0, STEPS), "over which it grows from 0; below total_steps"),
+    "optimizer.b1": Setting(0.9, Real(0, 0.999999), "decay of the mean of the gradients"),
+    "optimizer.b2": Setting(0.98, Real(0, 0.999999), "decay of the mean of their squares"),
+    "optimizer.epsilon": Setting(1e-8, Real(1e-30, 1), "added to the root of the squares"),
+    "optimizer.weight_decay": Setting(0.2, Real(0, 100), "of weights that are no gains, biases or temperatures"),
+    "optimizer.clip_norm": Setting(1.0, Real(1e-6, 1e9, also=(0,)), "longest gradient; 0 = not clipped"),
+    # --- devices
+    "mesh.data": Setting(-1, Whole(1, also=(-1,)), "devices that share the batch alone; -1: those that are left"),
+    "mesh.fsdp": Setting(1, Whole(1, also=(-1,)), "devices that share the batch and the parameters"),
+    "mesh.tensor": Setting(1, Whole(1), "devices that share each matrix product"),
+    # --- what is kept, measured and shown
+    "checkpoint.every_steps": Setting(1000, Whole(0, STEPS), "0 = not by steps"),
+    "checkpoint.every_minutes": Setting(30.0, Real(0.1, 1e9), "and by time"),
+    "checkpoint.keep": Setting(2, Whole(1), "the newest so many stay"),
+    "checkpoint.best": Setting("", Text(), "an evaluation metric, higher is better, whose best stays too"),
+    "evaluation.every_steps": Setting(1000, Whole(0, STEPS), "and at the end; 0 = only then"),
+    "evaluation.suite": Setting(
+        "scenes", Text(), "names of harmopower/evaluation/suites, comma-separated; empty = no evaluation"
+    ),
+    "evaluation.data": Setting("", Text(), "root folder of the suites that have data of their own"),
+    "evaluation.candidates": Setting(256, Whole(1), "images and texts of retrieval at most"),
+    "evaluation.batch_size": Setting(256, Whole(1, 2**24), "examples encoded at once"),
+    "log.every_steps": Setting(10, Whole(1, STEPS), "a row of metrics each so many steps"),
+    "log.tensorboard": Setting(True, Switch(), "write TensorBoard events too"),
+    "log.wandb": Setting(False, Switch(), "send the metrics to Weights & Biases too (extra `wandb`)"),
 }
-LOWEST = {
-    "total_steps": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "data.image_size": 1,
-    "data.context_length": 3,  # start, one token, end
-    "data.max_phrases": 1,
-    "data.max_boxes": 1,
-    "evaluation.candidates": 1,
-    "evaluation.batch_size": 1,
-    "data.group_size": 1,
-    "data.max_region_texts": 0,
-    "data.region_text_every": 1,
-    "data.workers": 0,
-    "data.rows_per_element": 1,
-    "data.ahead_mib": 1,
-    "data.max_bad_fraction": 0,
-    "objective.powerset.temperature": 1e-9,
-    "objective.powerset.samples": 1,
-    "objective.powerset.margin": 0,
-    "model.patch_dropout": 0,
-    "optimizer.learning_rate": 0,
-    "optimizer.warmup_steps": 0,
-    "mesh.tensor": 1,
-    "checkpoint.keep": 1,
-    "log.every_steps": 1,
-}
-BELOW = {"model.patch_dropout": 1}
 RENAMED = {"objective.global": "objective.global_contrastive"}  # what workdirs of older versions hold
+MAX_EXACT_REGIONS = 12  # objectives/powerset.py
+OBJECTIVES = tuple(key.split(".")[1] for key in SETTINGS if key.startswith("objective.") and key.endswith(".weight"))
 
 
 def get_config() -> ConfigDict:
     """Returns the defaults; config files change what they need."""
-    config = ConfigDict()
-    config.seed = 0
-    config.total_steps = 1000
-    config.batch_size = 128  # global: over all devices and all accumulation slices
-    config.accumulate = 1  # slices of the global batch, with exact gradients
-    config.init = ""  # a checkpoint to start from; empty = random
-    config.data = _data()
-    config.model = _model()
-    config.objective = _objective()
-    config.optimizer = _optimizer()
-    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: the devices that are left
-    config.checkpoint = ConfigDict(dict(every_steps=1000, every_minutes=30.0, keep=2, best=""))  # best: a metric
-    config.evaluation = _evaluation()
-    config.log = ConfigDict(dict(every_steps=10, tensorboard=True, wandb=False))
-    return config
+    tree: dict = {}
+    for key, setting in SETTINGS.items():
+        *groups, name = key.split(".")
+        group = tree
+        for inner in groups:
+            group = group.setdefault(inner, {})
+        group[name] = setting.default
+    return ConfigDict(tree)
 
 
 def load(path: str | os.PathLike) -> ConfigDict:
@@ -101,111 +181,11 @@ def load(path: str | os.PathLike) -> ConfigDict:
     return names["get_config"]()
 
 
-def _data() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            source="",  # folder of a prepared data set (tools.prepare)
-            split="train",
-            image_size=224,
-            context_length=77,
-            max_phrases=20,  # K
-            max_boxes=10,  # M
-            regions="boxes",
-            max_region_texts=0,  # R, regions of an image whose texts are encoded alone, drawn anew each epoch; 0 = all
-            region_text_every=1,  # in each step one image in so many has its regions' texts encoded, by turns
-            region_text_length=16,  # S, tokens of a region's own text
-            tokenizer="",  # empty: tokenizer.json beside the data; a path; clip (CLIP's own), clip:PATH; or hf:NAME
-            clean_text=True,  # texts cleaned as OpenCLIP cleans them, see harmopower/data/clean.py
-            resize_mode="squash",  # the whole image stretched, or its centre square as in CLIP and OpenCLIP (shortest)
-            min_crop_area=1.0,  # smallest share of the image that a random crop keeps; 1 = the whole image
-            group_size=1,  # consecutive records that the shuffle keeps together; 4 for the embedded scenes
-            workers=0,  # worker processes; 0 = threads of this process
-            threads=2,
-            rows_per_element=32,  # rows that a thread or worker makes at a time; no batch depends on it
-            ahead_mib=128,  # MiB of rows made before they are asked for; a host's batch where that is more
-            max_bad_fraction=0.01,
-        )
-    )
-
-
-def _model() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            preset="ViT-B/16",
-            pool="cls",
-            text_pool="auto",  # eos where pool is cls, mean where pool is mean
-            dense="full",
-            patch_dropout=0.0,  # share of the patches that each training step leaves out, drawn anew (FLIP); 0 = none
-            activation="quick_gelu",
-            dtype="float32",
-            remat="none",
-            attention="xla",
-            layer_norm_epsilon=1e-5,
-            pixel_mean="0.48145466,0.4578275,0.40821073",  # OpenAI's CLIP, of pixels in 0..1
-            pixel_std="0.26862954,0.26130258,0.27577711",
-            scan_unroll=1,  # layers per scan iteration; the depth = no loop, faster on CPU
-        )
-    )
-
-
-def _objective() -> ConfigDict:
-    return ConfigDict(
-        {
-            "region_pooling": "cover",
-            "communication": "ring",  # how shards of the batch meet in the losses: memory for two, or gather all
-            "global_contrastive": dict(kind="softmax", weight=1.0),
-            "lexeme_region": dict(
-                weight=0.1,
-                warmup_steps=0,
-                temperature="shared",
-                duplicates="positives",
-                own_text=False,  # encode the own texts of regions that have no span: a second text pass
-            ),
-            "global_region": dict(
-                weight=0.0, warmup_steps=0, mode="text", temperature="shared", duplicates="positives"
-            ),
-            "powerset": dict(
-                weight=0.2,
-                warmup_steps=0,
-                method="nla",
-                temperature=1e-3,
-                zeta=0.75,
-                margin=0.2,
-                phrase_norm="sum",
-                score_norm="sum",
-                samples=256,
-            ),
-        }
-    )
-
-
-OBJECTIVES = tuple(name for name, term in _objective().items() if isinstance(term, ConfigDict))
-
-
-def _evaluation() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            every_steps=1000,  # and at the end; 0 = only there
-            suite="scenes",  # names of harmopower/evaluation/suites, comma-separated; empty = no evaluation
-            data="",  # root folder of the suites that have data of their own
-            candidates=256,  # images and texts of retrieval at most
-            batch_size=256,
-        )
-    )
-
-
-def _optimizer() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            name="adamw",  # or muon: Muon for the matrices of the blocks, Adam for the rest
-            learning_rate=1e-3,
-            warmup_steps=100,
-            b1=0.9,
-            b2=0.98,
-            epsilon=1e-8,
-            weight_decay=0.2,
-            clip_norm=1.0,
-        )
+def described() -> str:
+    """Every setting with its default, what it may be and what it means, for a reader."""
+    return "\n".join(
+        f"--config.{key}={setting.default}\n    {setting.meaning}\n    {setting.legal}"
+        for key, setting in SETTINGS.items()
     )
 
 
@@ -220,35 +200,54 @@ def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
     Raises:
       ConfigError: names the key, both values and the rule that they break.
     """
-    _check_choices(config)
-    _check_ranges(config)
+    _check_values(config)
     _check_batch(config, devices, processes)
-    if not any(term.weight for term in config.objective.values() if isinstance(term, ConfigDict)):
+    if not any(config.objective[name].weight for name in OBJECTIVES):
         raise ConfigError("every config.objective.*.weight is 0; there is nothing to train on")
+    _check_together(config)
+
+
+def _check_values(config: ConfigDict) -> None:
+    values = flat(config.to_dict())
+    for key in values:
+        check_key(key)
+    for key, setting in SETTINGS.items():
+        if key not in values:
+            raise ConfigError(f"config.{key} is missing; start from harmopower.config.get_config()")
+        if not setting.legal.accepts(values[key]):
+            raise ConfigError(refusal(key, values[key], setting.legal))
+
+
+def check_key(key: str) -> None:
+    """Raises ConfigError where no setting is called so; names the one that may have been meant."""
+    if key in SETTINGS:
+        return
+    inside = [name for name in SETTINGS if name.startswith(f"{key}.")]
+    if inside:
+        raise ConfigError(f"config.{key} is a group of settings; set one of them, such as config.{inside[0]}")
+    same_name = [name for name in SETTINGS if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    close = same_name or difflib.get_close_matches(key, SETTINGS, n=1)
+    hint = f"; did you mean config.{close[0]}?" if close else ""
+    raise ConfigError(f"config.{key} is no setting{hint} (--help_config lists them)")
+
+
+def _check_together(config: ConfigDict) -> None:
+    powerset, data, model = config.objective.powerset, config.data, config.model
     if config.optimizer.warmup_steps >= config.total_steps:
         raise ConfigError(
             f"config.optimizer.warmup_steps {config.optimizer.warmup_steps} must be below config.total_steps "
             f"{config.total_steps}"
         )
-
-
-def _check_choices(config: ConfigDict) -> None:
-    for key, choices in CHOICES.items():
-        value = _get(config, key)
-        if value not in choices:
-            close = difflib.get_close_matches(str(value), choices, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"config.{key} {value!r} is none of {', '.join(choices)}{hint}")
-
-
-def _check_ranges(config: ConfigDict) -> None:
-    for key, lowest in LOWEST.items():
-        value = _get(config, key)
-        if not value >= lowest:  # also catches nan
-            raise ConfigError(f"config.{key} {value} must be at least {lowest}")
-    for key, limit in BELOW.items():
-        if not _get(config, key) < limit:
-            raise ConfigError(f"config.{key} {_get(config, key)} must be below {limit}")
+    if powerset.weight and powerset.method == "exact" and data.max_boxes > MAX_EXACT_REGIONS:
+        raise ConfigError(
+            f"config.data.max_boxes {data.max_boxes} is above {MAX_EXACT_REGIONS}, up to which all subsets can be "
+            "gone through; lower it, or set config.objective.powerset.method to nla or sampled"
+        )
+    if model.attention == "cudnn" and model.dtype != "bfloat16":
+        raise ConfigError(
+            f"config.model.attention cudnn computes in bfloat16, but config.model.dtype is {model.dtype}; change "
+            "one of them"
+        )
 
 
 def _check_batch(config: ConfigDict, devices: int, processes: int) -> None:
@@ -270,22 +269,22 @@ def _check_batch(config: ConfigDict, devices: int, processes: int) -> None:
             )
 
 
-def _get(config: ConfigDict, key: str):
-    for part in key.split("."):
-        config = config[part]
-    return config
-
-
 def to_json(config: ConfigDict) -> str:
     """The config as JSON text; `from_json` reads it back."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:
-    """The config that `to_json` wrote, over today's defaults, so that a key added since keeps its default."""
+    """The config that `to_json` wrote, over today's defaults, so that a key added since keeps its default.
+
+    Raises:
+      ConfigError: it has a key that is not known here: a newer version wrote it.
+    """
     stored = {_current(key): _as_flags_give(value) for key, value in flat(json.loads(text)).items()}
     if "objective.lexeme_region.duplicates" in stored:  # GR once had no switch of its own and read this one
         stored.setdefault("objective.global_region.duplicates", stored["objective.lexeme_region.duplicates"])
+    for key in stored:
+        check_key(key)
     config = get_config()
     config.data.clean_text = False  # of runs that are older than the key
     config.update_from_flattened_dict(stored)
@@ -319,17 +318,3 @@ def flat(tree: dict, prefix: str = "") -> dict:
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return found
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """The numbers of a setting that holds several, such as `model.pixel_mean`: a flag cannot set a tuple.
-
-    Raises:
-      ValueError: one of them is no number.
-    """
-    return tuple(float(number) for number in text.split(","))
-
-
-def as_numbers(values) -> str:
-    """The setting that `numbers` reads as these values."""
-    return ",".join(str(float(value)) for value in values)

@@ -8,7 +8,9 @@ from ml_collections import config_flags
 import pytest
 
 from harmopower import config as configs
+from harmopower import settings as kinds
 from harmopower.errors import ConfigError
+from harmopower.objectives import powerset
 
 QUICKSTART = pathlib.Path(__file__).parents[1] / "configs" / "scenes.py"
 
@@ -34,7 +36,13 @@ def changed(**settings):
         (dict(total_steps=50), 1, ["warmup_steps 100", "total_steps 50"]),
         (dict(objective__powerset__temperature=0.0), 1, ["config.objective.powerset.temperature 0.0"]),
         (dict(optimizer__learning_rate=float("nan")), 1, ["config.optimizer.learning_rate nan"]),
-        (dict(model__patch_dropout=1.0), 1, ["config.model.patch_dropout 1.0", "below 1"]),
+        (dict(model__patch_dropout=1.0), 1, ["config.model.patch_dropout 1.0", "from 0 to 0.95"]),
+        (
+            dict(objective__powerset__method="exact", data__max_boxes=13),
+            1,
+            ["config.data.max_boxes 13", "12", "objective.powerset.method"],
+        ),
+        (dict(model__attention="cudnn"), 1, ["config.model.attention", "config.model.dtype is float32"]),
     ],
 )
 def test_refuses_with_key_and_both_values(settings, devices, words):
@@ -74,7 +82,7 @@ def test_old_workdirs_still_load():
     stored["model"]["pixel_mean"] = [0.1, 0.2, 0.3]
     config = configs.from_json(json.dumps(stored))
     assert config.objective.global_contrastive.to_dict() == {"kind": "sigmoid", "weight": 0.5}
-    assert "global" not in config.objective and configs.numbers(config.model.pixel_mean) == (0.1, 0.2, 0.3)
+    assert "global" not in config.objective and kinds.numbers(config.model.pixel_mean) == (0.1, 0.2, 0.3)
 
 
 def from_flag(key, value):
@@ -89,20 +97,54 @@ def flat(config):
     return configs.flat(config.to_dict())
 
 
-@pytest.mark.parametrize("key", flat(configs.get_config()))
+@pytest.mark.parametrize("key", configs.SETTINGS)
 def test_a_flag_sets_every_key(key):
-    default = flat(configs.get_config())[key]
-    for value in (default, another(key, default)):
+    setting = configs.SETTINGS[key]
+    for value in (setting.default, another(setting)):
         found = flat(from_flag(key, value))[key]
-        assert found == value and type(found) is type(default)
+        assert found == value and type(found) is type(setting.default)
+        assert setting.legal.accepts(found)
 
 
-def another(key, default):
-    if isinstance(default, bool):
-        return not default
-    if isinstance(default, str):
-        return next(value for value in configs.CHOICES.get(key, ("1,2,3",)) if value != default)
-    return default + 1
+def another(setting):
+    """A legal value that is not the default."""
+    match setting.legal:
+        case kinds.Switch():
+            return not setting.default
+        case kinds.Choice(choices=choices):
+            return next(choice for choice in choices if choice != setting.default)
+        case kinds.Numbers():
+            return "0.25,0.5,0.75"
+        case kinds.Text():
+            return "another"
+        case kinds.Whole(lowest=lowest) | kinds.Real(lowest=lowest):
+            return type(setting.default)(setting.legal.highest if lowest == setting.default else lowest)
+
+
+@pytest.mark.parametrize("key", configs.SETTINGS)
+def test_every_key_has_a_legal_default_and_a_meaning(key):
+    setting = configs.SETTINGS[key]
+    assert setting.legal.accepts(setting.default) and setting.meaning and str(setting.legal)
+    assert key in configs.described()
+
+
+def test_a_key_without_a_row_in_the_table_is_refused():
+    config = configs.get_config()
+    assert flat(config).keys() == configs.SETTINGS.keys()
+    config.model.presett = "tiny"
+    with pytest.raises(ConfigError, match="config.model.presett is no setting; did you mean config.model.preset?"):
+        configs.validate(config, 1)
+
+
+def test_a_stored_config_of_a_newer_version_is_refused():
+    stored = json.loads(configs.to_json(configs.get_config()))
+    stored["model"]["experts"] = 8
+    with pytest.raises(ConfigError, match="config.model.experts is no setting"):
+        configs.from_json(json.dumps(stored))
+
+
+def test_exact_has_one_limit():
+    assert configs.MAX_EXACT_REGIONS == powerset.MAX_EXACT_REGIONS
 
 
 def test_runs_older_than_clean_text_go_on_without_it():

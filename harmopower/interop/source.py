@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmopower import config as configs
+from harmopower import settings
 from harmopower.interop import formats, huggingface, open_clip, weights
 from harmopower.interop.weights import ConversionError
 from harmopower.models import clip, presets
@@ -127,7 +128,7 @@ def _config(facts: formats.Facts, sizes: formats.Sizes, sigmoid: bool):
     for key in ("activation", "layer_norm_epsilon", "pool", "text_pool"):
         config.model[key] = getattr(facts, key)
     for key in ("pixel_mean", "pixel_std"):
-        config.model[key] = configs.as_numbers(getattr(facts, key))
+        config.model[key] = settings.as_numbers(getattr(facts, key))
     config.objective.global_contrastive.kind = "sigmoid" if sigmoid else "softmax"
     return config
 

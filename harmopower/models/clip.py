@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from harmopower import config as configs
+from harmopower import settings
 from harmopower.errors import ConfigError
 from harmopower.models import presets
 from harmopower.models.text import TextTower
@@ -147,7 +147,7 @@ def from_config(config, vocabulary: int, eot_id: int, learnt=CLIP_SCALES) -> CLI
         text_pool=text_pool(config),
         dense=config.model.dense,
         transformer=nn.FrozenDict(transformer),
-        pixel_mean=configs.numbers(config.model.pixel_mean),
-        pixel_std=configs.numbers(config.model.pixel_std),
+        pixel_mean=settings.numbers(config.model.pixel_mean),
+        pixel_std=settings.numbers(config.model.pixel_std),
         learnt=tuple(map(tuple, learnt)),
     )

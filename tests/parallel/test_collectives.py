@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmopower.config import CHOICES
+from harmopower.config import SETTINGS
 from harmopower.parallel import collectives
 
 
@@ -44,4 +44,4 @@ def test_outside_a_mesh_there_is_one_shard():
 
 
 def test_the_config_offers_what_there_is():
-    assert CHOICES["objective.communication"] == collectives.COMMUNICATIONS
+    assert SETTINGS["objective.communication"].legal.choices == collectives.COMMUNICATIONS
