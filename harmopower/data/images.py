@@ -13,7 +13,6 @@ import warnings
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
-import simplejpeg
 
 from harmopower.errors import RecordError
 
@@ -44,7 +43,7 @@ def decode(data: bytes) -> Image.Image:
         wider than 16-bit numbers, whose range nobody has agreed on.
     """
     with _opened(data) as image:
-        return _upright_rgb(image, data)
+        return _upright_rgb(image)
 
 
 def shrink(data: bytes, shortest_side: int, quality: int = QUALITY) -> bytes:
@@ -70,7 +69,7 @@ def shrink(data: bytes, shortest_side: int, quality: int = QUALITY) -> bytes:
         kept = image.format in _STORED_AS_IS and image.mode in ("RGB", "L") and min(image.size) <= shortest_side
         whole = image.size
         image.draft(None, (shortest_side, shortest_side))
-        small = _upright_rgb(image, data if image.size == whole else None)
+        small = _upright_rgb(image)
         if kept and not image.has_transparency_data and _orientation(image) == 1:
             return data
         return _encode_jpeg(_fit(small, whole, shortest_side), quality)
@@ -104,28 +103,12 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise RecordError(f"the image ({len(data)} bytes) cannot be decoded: {reason}") from error
 
 
-def _upright_rgb(image: Image.Image, data: bytes | None) -> Image.Image:
-    """The pixels of an opened image; `data`, its bytes, where the whole of it is wanted at full size."""
-    pixels = _fast_jpeg(image, data) if data else None
-    if pixels is None:
-        image.load()
-        pixels = _to_rgb(image)
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()
     # Asked for only now: a PNG may have its EXIF behind its pixels, and of a TIFF Pillow takes care while loading.
     turn = _TURNS.get(_orientation(image))
+    pixels = _to_rgb(image)
     return pixels if turn is None else pixels.transpose(turn)
-
-
-def _fast_jpeg(image: Image.Image, data: bytes) -> Image.Image | None:
-    """Decodes a JPEG without Pillow's detours (docs/benchmarks.md); the pixels are the same, both are libjpeg-turbo's.
-
-    None for what only Pillow reads: other formats, CMYK, and damaged files, of which it says what is wrong.
-    """
-    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
-        return None
-    try:
-        return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
-    except ValueError:
-        return None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -18,8 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import math
 from pathlib import Path
+import pickle
 
 import numpy as np
+import tenacity
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.proto import tf_example_pb2
@@ -36,6 +38,9 @@ _LISTS = {
     "negatives": ("caption", "kind", "text"),
 }
 _TEXTS = ("label", "text", "kind")
+# What array_record lets out for a disk that fails and for bytes that are damaged: its C++ errors are RuntimeErrors.
+_READ_ERRORS = (OSError, RuntimeError)
+_TRIES, _FIRST_WAIT = 3, 0.5  # more tries, and the seconds before the second of them, then doubled
 
 
 class DataSourceError(UserError, ValueError):
@@ -159,7 +164,8 @@ def _version(path: Path) -> tuple[int, ...]:
 class Source:
     """Random access to the examples of a split: `len(source)` and `source[index] -> Example`.
 
-    Images stay encoded. Picklable, so that worker processes open their own files.
+    Images stay encoded. Picklable, so that worker processes open their own files. A read that fails is tried again,
+    with the files opened anew: network disks falter for moments.
     """
 
     def __init__(self, raw):
@@ -169,7 +175,36 @@ class Source:
         return len(self._raw)
 
     def __getitem__(self, index) -> Example:
-        return parse(self._raw[index])
+        """One example.
+
+        Raises:
+          DataSourceError: it could not be read in several tries; the text names the file.
+        """
+        try:
+            record = self._raw[index]
+        except _READ_ERRORS:
+            record = self._read_again(index)
+        return parse(record)
+
+    def _read_again(self, index) -> bytes:
+        waits = tenacity.wait_exponential(multiplier=_FIRST_WAIT)
+        try:
+            for attempt in tenacity.Retrying(stop=tenacity.stop_after_attempt(_TRIES), wait=waits, reraise=True):
+                with attempt:
+                    self._raw = pickle.loads(pickle.dumps(self._raw))  # opens the files anew: a failed reader stays so
+                    return self._raw[index]
+        except _READ_ERRORS as error:
+            raise DataSourceError(
+                f"record {index} in {self._file(index)} cannot be read, tried {_TRIES + 1} times: {error}; mend the "
+                "disk or prepare the data set again"
+            ) from error
+
+    def _file(self, index: int) -> str:
+        for part in self._raw.dataset_info.splits[self._raw.split].file_instructions:
+            if index < part.take:
+                return f"{part.filename} (its number {part.skip + index})"
+            index -= part.take
+        return "no file"
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))

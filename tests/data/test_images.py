@@ -117,44 +117,6 @@ def test_a_damaged_exif_block_does_not_cost_the_picture():
     assert images.decode(data).size == (20, 10)
 
 
-@pytest.mark.parametrize("width, height", [(1, 1), (7, 3), (64, 48), (131, 97)])
-def test_the_fast_decoder_of_jpegs_gives_pillows_pixels(width, height, monkeypatch):
-    picture = _photograph(width, height)
-    variants = [
-        _encoded(image, "JPEG", quality=quality, **how)
-        for image in (picture, picture.convert("L"))
-        for quality in (30, 92)
-        for how in (
-            dict(subsampling="4:4:4"),
-            dict(subsampling="4:2:2"),
-            dict(subsampling="4:2:0"),
-            dict(subsampling="4:1:1"),
-            dict(progressive=True),
-            dict(restart_marker_blocks=2),
-            dict(keep_rgb=True),
-        )
-    ]
-    with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "load", lambda _: pytest.fail("Pillow decoded it"))
-        found = [images._fast_jpeg(Image.open(io.BytesIO(data)), data) for data in variants]
-    for data, fast in zip(variants, found, strict=True):
-        assert np.array_equal(np.asarray(fast), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-
-
-def test_the_fast_decoder_judges_damaged_jpegs_as_pillow_does():
-    whole, rng = _encoded(_photograph(48, 32), "JPEG"), np.random.default_rng(3)
-    for _ in range(600):
-        data = bytearray(whole[: rng.integers(100, 2 * len(whole))])
-        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
-        try:
-            wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        except (OSError, SyntaxError):
-            with pytest.raises(RecordError):
-                images.decode(bytes(data))
-        else:
-            assert np.array_equal(_pixels(bytes(data)), wanted)
-
-
 def test_broken_images_are_record_errors():
     whole = _encoded(_photograph(32, 32), "JPEG")
     for data in (b"", b"text", whole[: len(whole) // 2], whole[:20]):

@@ -145,3 +145,52 @@ def test_reading_needs_neither_tensorflow_nor_jax(directory):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+class _Flaky:
+    """Reads of a real source that fail so many times; shared by its pickled copies, as a disk is."""
+
+    failures = 0
+
+    def __init__(self, raw):
+        self.raw = raw
+
+    def __getattr__(self, name):
+        if name == "raw":  # asked for while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.raw, name)
+
+    def __getitem__(self, index):
+        if _Flaky.failures:
+            _Flaky.failures -= 1
+            raise OSError("Input/output error")
+        return self.raw[index]
+
+
+def test_a_read_that_fails_for_moments_is_tried_again(directory, monkeypatch):
+    monkeypatch.setattr(records, "_FIRST_WAIT", 0.001)
+    source = records.Source(_Flaky(records.read(directory, "train")._raw))
+    for failures in (1, 3):
+        _Flaky.failures = failures
+        assert source[3]["id"] == "000003" and _Flaky.failures == 0
+
+
+def test_a_read_that_goes_on_failing_names_the_file(directory, monkeypatch):
+    monkeypatch.setattr(records, "_FIRST_WAIT", 0.001)
+    source = records.Source(_Flaky(records.read(directory, "train[2:]")._raw))
+    _Flaky.failures = 4
+    with pytest.raises(records.DataSourceError, match=r"record 1 in .*own-train.*number 3.*4 times: Input/output"):
+        source[1]
+    assert _Flaky.failures == 0 and source[1]["id"] == "000003"
+
+
+def test_damaged_bytes_of_a_shard_name_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_FIRST_WAIT", 0.001)
+    records.write(tmp_path, {"train": [_example(f"{i:06d}") for i in range(9)]}, name="own")
+    (shard,) = (path for path in tmp_path.iterdir() if "array_record" in path.name)
+    damaged = bytearray(shard.read_bytes())
+    damaged[100:300] = bytes(200)
+    shard.write_bytes(damaged)
+    with pytest.raises(records.DataSourceError, match=shard.name):
+        for _ in records.read(tmp_path, "train"):
+            pass

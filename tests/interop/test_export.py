@@ -7,12 +7,14 @@ import sys
 import tracemalloc
 
 from interop_models import nested, random_params, settings, tokenizer, write_run
-import libraries  # noqa: F401
+from libraries import open_clip, transformers
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from harmopower.interop import export, names, proof, weights
+from harmopower.data import clip_vocabulary
+from harmopower.data.tokenize import Tokenizer
+from harmopower.interop import export, names, proof, tokenizer_files, weights
 from tools import export as tool
 
 
@@ -149,3 +151,27 @@ def test_the_proof_of_an_open_clip_export_is_open_clip_itself(tmp_path):
     shown = subprocess.run([*command, "--output", tmp_path / "out"], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"of logits \S+ \(open_clip [\d.]+, ids and pixels compared too\)", shown.stdout), shown.stdout
+
+
+@pytest.mark.skipif(clip_vocabulary.find() is None, reason="needs the file that open_clip_torch carries")
+def test_clips_own_tokenizer_is_exported_with_its_ids(tmp_path):
+    ours = Tokenizer.load("clip", "")
+    tokenizer_files.write(tmp_path, ours, 24)
+    captions = [
+        "a photo of a dog",
+        "It's 2 RED cars, isn't it?",
+        "naïve café",
+        "a word that is " + "very " * 30 + "long",
+    ]
+    wanted = ours.encode_batch(captions, 24)[0]
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    found = theirs(captions, padding="max_length", truncation=True)["input_ids"]
+    for row, right in zip(found, wanted, strict=True):
+        length = int(np.argmax(right)) + 1
+        assert row[:length] == right[:length].tolist() and set(row[length:]) <= {ours.eot_id}
+    # OpenCLIP cleans before it calls an exported tokenizer, as ours does.
+    dirty = "salt &amp; “oil” in a ﬁne  café"
+    read = open_clip.tokenizer.HFTokenizer(str(tmp_path), context_length=24)([dirty])[0].tolist()
+    right = ours.encode(dirty, 24)[0]
+    length = int(np.argmax(right)) + 1
+    assert read[:length] == right[:length].tolist()
