@@ -11,10 +11,8 @@
 import argparse
 from collections.abc import Iterator
 import functools
-import json
-from pathlib import Path
 
-from harmopower.data.readers import protocol
+from harmopower.data.readers import annotation_files, protocol
 from harmopower.data.readers.protocol import BadSample
 
 _SPLITS = {"restval": "train"}
@@ -31,9 +29,7 @@ class Reader(protocol.Reader):
         if len(self.inputs) != 1:
             raise protocol.ReaderError(f"--input names {len(self.inputs)} files; one data set has one")
         self._path = self.inputs[0][1]
-        self._folder = Path(options.images).absolute()
-        if not self._folder.is_dir():
-            raise protocol.ReaderError(f"--images {options.images} is not a folder")
+        self._folder = annotation_files.folder_of(options.images, "--images")
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
@@ -45,15 +41,7 @@ class Reader(protocol.Reader):
 
     @functools.cached_property
     def _images(self) -> list:
-        try:
-            found = json.loads(self._path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise protocol.ReaderError(f"--input {self._path} cannot be read as JSON: {error}") from error
-        images = found.get("images") if isinstance(found, dict) else None
-        if not isinstance(images, list):
-            keys = ", ".join(found) if isinstance(found, dict) else type(found).__name__
-            raise protocol.ReaderError(f"--input {self._path} has no list `images`; it has: {keys}")
-        return images
+        return annotation_files.load(self._path, "images")["images"]
 
     def units(self) -> Iterator[protocol.Unit]:
         """Ranges of the list of images; each image says its own split."""
