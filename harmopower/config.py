@@ -36,7 +36,8 @@ SETTINGS = {
     "data.region_text_every": Setting(
         1, Whole(1), "in each step one image in so many has its regions' texts encoded, by turns"
     ),
-    "data.region_text_length": Setting(16, Whole(3, 65536), "S, tokens of a region's own text"),
+    "data.region_text_length": Setting(16, Whole(3, 65536), "S, tokens of a region's text where it is encoded alone"),
+    "data.label_prompt": Setting("{}", Text(empty=False), "text of a region that has only a label; {} is the label"),
     "data.tokenizer": Setting(
         "", Text(), "empty: tokenizer.json beside the data; a path; clip (CLIP's own), clip:PATH; or hf:NAME"
     ),
@@ -96,9 +97,6 @@ SETTINGS = {
     "objective.lexeme_region.duplicates": Setting(
         "positives", Choice(("positives", "ignore")), "what identical texts of a batch are to each other"
     ),
-    "objective.lexeme_region.own_text": Setting(
-        False, Switch(), "encode the own texts of regions that have no span: a second text pass"
-    ),
     "objective.global_region.weight": Setting(0.0, WEIGHT, "GR, regions against pooled vectors; 0 = off"),
     "objective.global_region.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
     "objective.global_region.mode": Setting("text", Choice(("text", "crop")), "pooled vector of the text or the crop"),
@@ -130,6 +128,9 @@ SETTINGS = {
     "optimizer.epsilon": Setting(1e-8, Real(1e-30, 1), "added to the root of the squares"),
     "optimizer.weight_decay": Setting(0.2, Real(0, 100), "of weights that are no gains, biases or temperatures"),
     "optimizer.clip_norm": Setting(1.0, Real(1e-6, 1e9, also=(0,)), "longest gradient; 0 = not clipped"),
+    "optimizer.max_bad_updates": Setting(
+        10, Whole(1), "those of a loss or gradient that is not finite are skipped; so many in a row stop the run"
+    ),
     # --- devices
     "mesh.data": Setting(-1, Whole(1, also=(-1,)), "devices that share the batch alone; -1: those that are left"),
     "mesh.fsdp": Setting(1, Whole(1, also=(-1,)), "devices that share the batch and the parameters"),
@@ -147,10 +148,14 @@ SETTINGS = {
     "evaluation.candidates": Setting(256, Whole(1), "images and texts of retrieval at most"),
     "evaluation.batch_size": Setting(256, Whole(1, 2**24), "examples encoded at once"),
     "log.every_steps": Setting(10, Whole(1, STEPS), "a row of metrics each so many steps"),
+    "log.dead_after": Setting(
+        50, Whole(0, STEPS), "steps in a row without a pair for an objective that stop the run; 0 = never"
+    ),
     "log.tensorboard": Setting(True, Switch(), "write TensorBoard events too"),
     "log.wandb": Setting(False, Switch(), "send the metrics to Weights & Biases too (extra `wandb`)"),
 }
 RENAMED = {"objective.global": "objective.global_contrastive"}  # what workdirs of older versions hold
+GONE = ("objective.lexeme_region.own_text",)  # and what they hold that is a setting no more
 MAX_EXACT_REGIONS = 12  # objectives/powerset.py
 OBJECTIVES = tuple(key.split(".")[1] for key in SETTINGS if key.startswith("objective.") and key.endswith(".weight"))
 
@@ -205,6 +210,7 @@ def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
     if not any(config.objective[name].weight for name in OBJECTIVES):
         raise ConfigError("every config.objective.*.weight is 0; there is nothing to train on")
     _check_together(config)
+    _check_regions(config)
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -250,6 +256,20 @@ def _check_together(config: ConfigDict) -> None:
         )
 
 
+def _check_regions(config: ConfigDict) -> None:
+    if "{}" not in config.data.label_prompt:
+        raise ConfigError(f"config.data.label_prompt {config.data.label_prompt!r} has no {{}} where the label goes")
+    terms = config.objective
+    needing = ["lexeme_region"] * (terms.lexeme_region.weight > 0)
+    needing += ["global_region"] * (terms.global_region.weight > 0 and terms.global_region.mode == "text")
+    if config.data.regions == "random" and needing:
+        key = f"config.objective.{needing[0]}"
+        raise ConfigError(
+            f"{key}.weight {terms[needing[0]].weight} needs regions with texts, but config.data.regions 'random' draws "
+            f"boxes that have none; set {key}.weight=0, or config.data.regions to boxes or mixed"
+        )
+
+
 def _check_batch(config: ConfigDict, devices: int, processes: int) -> None:
     mesh = config.mesh
     replicas = devices // max(mesh.tensor, 1)  # the batch is cut over the axes data and fsdp
@@ -281,6 +301,7 @@ def from_json(text: str) -> ConfigDict:
       ConfigError: it has a key that is not known here: a newer version wrote it.
     """
     stored = {_current(key): _as_flags_give(value) for key, value in flat(json.loads(text)).items()}
+    stored = {key: value for key, value in stored.items() if key not in GONE}
     if "objective.lexeme_region.duplicates" in stored:  # GR once had no switch of its own and read this one
         stored.setdefault("objective.global_region.duplicates", stored["objective.lexeme_region.duplicates"])
     for key in stored:

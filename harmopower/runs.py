@@ -36,10 +36,36 @@ def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
             process_count=jax.process_count(),
             grid=clip.grid(config),
             region_text=total.active(config.objective).region_text,
+            alone_text=None if total.active(config.objective).alone_text else False,
         )
     except ValueError as error:  # the data modules' errors about what the config asks for
         raise CommandError(str(error)) from error
+    refuse_missing(config, found)
     return found.tokenizer, found
+
+
+def refuse_missing(config, found: pipeline.Pipeline) -> None:
+    """Refuses an objective that could never have a pair, where every record of the data was looked at.
+
+    A larger data set is only sampled; there the loop stops after `config.log.dead_after` steps without a pair.
+
+    Raises:
+      ConfigError: no record has what a term of weight above 0 compares.
+    """
+    if config.data.regions != "boxes":
+        return
+    for objective in total.switched_on(config.objective):
+        asked = objective.needs()
+        reads_texts = asked.region_text or asked.alone_text
+        if not (reads_texts or asked.regions) or not found.contents.complete:
+            continue
+        if not (found.contents.texts if reads_texts else found.contents.regions):
+            what = "regions with a span, a text or a label" if reads_texts else "regions"
+            raise ConfigError(
+                f"config.objective.{objective.name}.weight is {objective.settings.weight}, but none of the "
+                f"{found.contents.examples} records of {config.data.source} has {what}; set the weight to 0 or prepare "
+                "the data with them"
+            )
 
 
 def build_model(config, tokenizer: Tokenizer | None) -> clip.CLIP:

@@ -18,7 +18,7 @@ from harmopower.interop import starting
 from harmopower.parallel import mesh as meshes
 from harmopower.training import loop
 from harmopower.training.signals import StopSignal
-from harmopower.training.writers import NonFiniteError
+from harmopower.training.watch import NonFiniteError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/scenes.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, config, tokenizer.")
@@ -51,12 +51,12 @@ def main(argv: list[str]) -> int:
         try:
             return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init)
         except BadDataError as error:
-            raise CommandError(str(error), exit_code=1) from error
+            raise CommandError(str(error), exit_code=65) from error
         except NonFiniteError as error:
             raise CommandError(
                 f"{error}; the last good checkpoint is kept. Lower config.optimizer.learning_rate "
                 f"({config.optimizer.learning_rate}) or the weight of the term named",
-                exit_code=1,
+                exit_code=70,
             ) from error
 
 

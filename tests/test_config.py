@@ -75,13 +75,15 @@ def test_differences_name_the_key_and_both_values():
 
 
 def test_old_workdirs_still_load():
-    """`objective.global` and settings that were lists, as config.json held them."""
+    """`objective.global`, settings that were lists, and one that is gone, as config.json held them."""
     stored = json.loads(configs.to_json(configs.get_config()))
     stored["objective"]["global"] = {"kind": "sigmoid", "weight": 0.5}
     del stored["objective"]["global_contrastive"]
     stored["model"]["pixel_mean"] = [0.1, 0.2, 0.3]
+    stored["objective"]["lexeme_region"]["own_text"] = True
     config = configs.from_json(json.dumps(stored))
     assert config.objective.global_contrastive.to_dict() == {"kind": "sigmoid", "weight": 0.5}
+    assert "own_text" not in config.objective.lexeme_region
     assert "global" not in config.objective and kinds.numbers(config.model.pixel_mean) == (0.1, 0.2, 0.3)
 
 

@@ -226,6 +226,7 @@ class Bench:
             "box_phrase": rng.integers(0, data.max_phrases, (rows, regions), np.int32),
             "box_group": rng.integers(0, rows * regions, (rows, regions), np.int32),
             "box_tokens": self._texts(rng, rows * texts, data.region_text_length).reshape(rows, texts, -1),
+            "cut": np.zeros(rows, bool),
             "weight": np.ones(rows, np.float32),
         }
 

@@ -16,9 +16,13 @@ in their order. So one batch is made by all of them at once, and what waits to b
     box_valid   bool    [b, M]
     box_phrase  int32   [b, M]        index into phrases, -1 for none
     box_group   int32   [b, M]        equal for equal texts (CRC-32, lower case), 0 for regions without text
-    box_tokens  int32   [b, R, S]     the texts alone, own or else of the span, of the first R regions (all of them
-                                      unless `max_region_texts` says less); only with `region_text`; 0 for none
+    box_tokens  int32   [b, R, S]     the texts alone of the first R regions (all of them unless `max_region_texts`
+                                      says less); only with `region_text` or `alone_text`; 0 for none
+    box_alone   bool    [b, R]        the region has a text but no phrase; only with `alone_text`
+    cut         bool    [b]           the caption is longer than T tokens
     weight      float32 [b]           0 for a record that cannot be used; the rest of its row is zero, box_phrase -1
+
+The text of a region is its span in the caption, else its own text, else its label in `label_prompt` (METHOD section 5).
 """
 
 from collections.abc import Iterator
@@ -33,7 +37,7 @@ from absl import flags, logging
 import grain
 import numpy as np
 
-from harmopower.data import images, records, tokenize, transforms
+from harmopower.data import contents, images, records, tokenize, transforms
 
 Batch = dict[str, np.ndarray]
 
@@ -51,6 +55,7 @@ class Options:
 
     `regions` is `boxes` (stored), `random` (PowerCLIP-R, drawn on the patch grid) or `mixed` (stored, topped up with
     random ones to `max_boxes`); METHOD section 2. `grid` is the rows and columns of patches, needed for random regions.
+    `region_text`: the texts of all regions are encoded alone; `alone_text`: at least those of regions without a phrase.
     """
 
     image_size: int
@@ -62,6 +67,8 @@ class Options:
     min_crop_area: float = 1.0
     resize_mode: str = "squash"
     region_text: bool = False
+    alone_text: bool = False
+    label_prompt: str = "{}"
     max_region_texts: int = 0
     grid: tuple[int, int] | None = None
 
@@ -91,6 +98,8 @@ class Pipeline:
 
     Attributes:
       tokenizer: as given.
+      contents: what a sample of the records has, see `contents.Contents`; read when it is asked for.
+      alone_text: whether batches have `box_alone`.
       seen, bad: examples that this object has put into batches, and how many of them had weight 0.
     """
 
@@ -109,6 +118,7 @@ class Pipeline:
         rows_per_element: int = 32,
         ahead_mib: int = 128,
         max_bad_fraction: float = 0.01,
+        alone_text: bool | None = False,
         **options,
     ):
         """Sets up; reads nothing yet.
@@ -126,7 +136,8 @@ class Pipeline:
           rows_per_element: rows that a thread makes at a time; no batch depends on it.
           ahead_mib: MiB of rows that are made before they are asked for, over all threads and workers; one batch of
             this host, and what every thread has in hand, where that is more.
-          max_bad_fraction: above this share of bad records the run stops.
+          max_bad_fraction: above this share of bad records `judge` raises.
+          alone_text: see `Options`; None: where the data have regions with a text and no span, by their `contents`.
           **options: the fields of `Options`.
 
         Raises:
@@ -145,10 +156,12 @@ class Pipeline:
                 f"config.batch_size {batch_size}"
             )
         rows = batch_size // process_count
+        self._source = source
+        self.alone_text = self.contents.texts_alone if alone_text is None else alone_text
         self._builder = _Builder(
             source,
             tokenizer,
-            Options(**options),
+            Options(alone_text=self.alone_text, **options),
             seed,
             batch_size,
             process_index * rows,
@@ -162,21 +175,37 @@ class Pipeline:
         self._named: dict[str, str] = {}
         self.seen = self.bad = 0
 
+    @functools.cached_property
+    def contents(self) -> contents.Contents:
+        return contents.look(self._source)
+
     def batch(self, step: int) -> Batch:
-        """The rows of this host of the global batch of `step`; a pure function of (seed, step).
+        """The rows of this host of the global batch of `step`; a pure function of (seed, step)."""
+        return self._next(map(self._builder, itertools.count(step * self._builder.elements)))
+
+    def ids(self, step: int) -> list[str]:
+        """The ids of the records of the global batch of `step`, of all hosts; reads them anew."""
+        return self._builder.ids(step)
+
+    def judge(self, seen: int, bad: int) -> None:
+        """Whether so many bad ones of the examples seen, by all hosts together, are too many.
+
+        A host does not judge alone by what it has read: it would stop, and the others would wait for it for ever.
 
         Raises:
-          BadDataError: too many records so far could not be used.
+          BadDataError: they are more than `max_bad_fraction` of them; names some that this host has read.
         """
-        return self._next(map(self._builder, itertools.count(step * self._builder.elements)))
+        if seen >= min(_JUDGED_AFTER, self._builder.examples) and bad > self._max_bad_fraction * seen:
+            examples = "; ".join(list(self._named.values())[:3]) or "see the log of the other processes"
+            raise BadDataError(
+                f"{bad} of {seen} examples ({bad / seen:.2%}) cannot be used, more than "
+                f"config.data.max_bad_fraction {self._max_bad_fraction} allows; for example: {examples}"
+            )
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches from `start_step` on, without end and made ahead; nothing before `start_step` is computed.
 
         With worker processes the program's main module must be guarded by `if __name__ == "__main__"`.
-
-        Raises:
-          BadDataError: too many records so far could not be used.
         """
         # The slices are the data set, so what Grain hands to its workers is whole: none can be cut off.
         slices = grain.MapDataset.range(start_step * self._builder.elements, sys.maxsize).map(self._builder)
@@ -218,12 +247,6 @@ class Pipeline:
             if name not in self._named:
                 logging.warning("bad record, used with weight 0: %s", problem)
                 self._named[name] = problem
-        if self.seen >= min(_JUDGED_AFTER, self._builder.examples) and self.bad > self._max_bad_fraction * self.seen:
-            examples = "; ".join(list(self._named.values())[:3])
-            raise BadDataError(
-                f"{self.bad} of {self.seen} examples ({self.bad / self.seen:.2%}) cannot be used, more than "
-                f"config.data.max_bad_fraction {self._max_bad_fraction} allows; for example: {examples}"
-            )
         return batch
 
 
@@ -293,6 +316,10 @@ class _Builder:
         place, member = divmod(position, self.group_size)
         return self._groups[place] * self.group_size + member
 
+    def ids(self, step: int) -> list[str]:
+        first = int(step) * self.batch_size
+        return [self.source[self._record(first + row)]["id"] for row in range(self.batch_size)]
+
     def __getstate__(self):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -336,10 +363,13 @@ def _empty_batch(rows: int, options: Options) -> Batch:
         "box_valid": np.zeros((rows, boxes), bool),
         "box_phrase": np.full((rows, boxes), -1, np.int32),
         "box_group": np.zeros((rows, boxes), np.int32),
+        "cut": np.zeros(rows, bool),
         "weight": np.zeros(rows, np.float32),
     }
-    if options.region_text:
+    if options.region_text or options.alone_text:
         batch["box_tokens"] = np.zeros((rows, options.text_rows, options.region_text_length), np.int32)
+    if options.alone_text:
+        batch["box_alone"] = np.zeros((rows, options.text_rows), bool)
     return batch
 
 
@@ -363,7 +393,7 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
     boxes, regions = _draw_regions(example, caption, window, rng, options)
     spans = [(phrase["start"], phrase["end"]) for phrase in example["phrases"] if phrase["caption"] == caption]
     phrases, box_phrase = _link(offsets, spans, regions, options)
-    texts = [_region_text(region, text) for region in regions]
+    texts = [_region_text(region, text, options.label_prompt) for region in regions]
     row = {
         "image": transforms.crop_and_resize(image, window, options.image_size),
         "tokens": tokens,
@@ -372,10 +402,14 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
         "box_valid": np.arange(options.max_boxes) < len(boxes),
         "box_phrase": _pad(box_phrase, options.max_boxes, -1),
         "box_group": _pad(np.array([_group(text) for text in texts], np.int32), options.max_boxes),
+        "cut": offsets.max() < len(text.rstrip()),
         "weight": np.float32(1),
     }
-    if options.region_text:
+    if options.region_text or options.alone_text:
         row["box_tokens"] = _region_tokens(texts, tokenizer, options)
+    if options.alone_text:
+        alone = np.array([bool(text) for text in texts], bool) & (box_phrase < 0)
+        row["box_alone"] = _pad(alone[: options.text_rows], options.text_rows)
     return row
 
 
@@ -435,9 +469,11 @@ def _link(offsets: np.ndarray, spans: list, regions: list[dict], options: Option
     return phrases, box_phrase
 
 
-def _region_text(region: dict, caption: str) -> str:
-    span = caption[region["start"] : region["end"]] if region["caption"] >= 0 else ""
-    return (region["text"] or span).strip()
+def _region_text(region: dict, caption: str, label_prompt: str) -> str:
+    if region["caption"] >= 0:
+        return caption[region["start"] : region["end"]].strip()
+    label = region["label"].strip()
+    return region["text"].strip() or (label and label_prompt.replace("{}", label))
 
 
 def _group(text: str) -> int:

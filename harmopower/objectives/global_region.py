@@ -24,11 +24,6 @@ class GlobalRegion(Objective):
             if towers.crops is None:
                 raise ValueError("objective.global_region.mode is 'crop' but no crop embeddings were given")
             return {"targets": normalise(towers.crops, shared.region_mask), "mask": shared.region_mask}
-        if towers.region_text is None:
-            raise ValueError(
-                "objective.global_region.weight is above 0 with mode 'text' but the data have no texts of regions; "
-                "set the weight to 0, the mode to crop, or prepare data with region texts"
-            )
         mask = towers.region_text_content.any(-1)
         return {"targets": normalise(towers.region_text.pooled, mask), "mask": mask}
 

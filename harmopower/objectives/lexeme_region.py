@@ -10,23 +10,21 @@ SCALE = "region_scale"  # as the first checkpoints call it
 class LexemeRegion(Objective):
     """Regions against lexemes. Lexemes come from the caption's own pass.
 
-    Only `own_text` adds a second text pass, for the regions that have a text of their own and no span in the caption.
+    Where the data have regions with a text and no span in the caption, which the batch tells by `box_alone`, these
+    add a second text pass.
     """
 
     name = "lexeme_region"
 
-    @property
-    def _own_text(self) -> bool:
-        return self.settings.get("own_text", False)
-
     def needs(self):
         """Regions, the caption's phrases, and which of them are equal."""
-        return Needs(regions=True, phrases=True, groups=True, region_text=self._own_text)
+        return Needs(regions=True, phrases=True, groups=True, alone_text=True)
 
     def features(self, towers, shared):
         """`lexemes` [B, M, D] L2-normalised, and their `mask` [B, M]: the region has a lexeme."""
-        own = (towers.region_text, towers.region_text_content) if self._own_text else ()
-        batch = towers.batch
+        batch, own = towers.batch, ()
+        if "box_alone" in batch:
+            own = towers.region_text, towers.region_text_content & batch["box_alone"][..., None]
         lexemes, mask = phrases.pool_lexemes(towers.text.tokens, batch["phrases"], batch["box_phrase"], *own)
         return {"lexemes": lexemes, "mask": mask}
 

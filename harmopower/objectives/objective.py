@@ -18,7 +18,8 @@ class Needs(NamedTuple):
       regions: the vectors of the boxes.
       phrases: the tokens of captions, by the batch's phrases.
       groups: which regions have equal texts.
-      region_text: a pass of the text tower over the regions' own texts.
+      region_text: a pass of the text tower over the texts of regions.
+      alone_text: the same, but only over the texts of regions that have no phrase, where the data have such regions.
       crops: a pass of the image tower over the enlarged boxes.
     """
 
@@ -26,6 +27,7 @@ class Needs(NamedTuple):
     phrases: bool = False
     groups: bool = False
     region_text: bool = False
+    alone_text: bool = False
     crops: bool = False
 
 
@@ -43,9 +45,10 @@ class Towers(NamedTuple):
     Attributes:
       image, text: have `pooled` [B, D] and `tokens` [B, N, D] or [B, T, D], not normalised.
       batch: mapping with the keys of DESIGN's `Batch` that are needed, and `box_group` int32 [B, M], equal for equal
-        texts; with patch dropout `kept_patches` int32 [B, N], which patches the image tokens are.
+        texts; `box_alone` bool [B, R] where the data have regions with a text and no phrase; with patch dropout
+        `kept_patches` int32 [B, N], which patches the image tokens are.
       region_text: of the own texts of the first R regions, `pooled` [B, R, D] and `tokens` [B, R, S, D]; None where
-        nobody asks or the data have none.
+        nobody asks.
       region_text_content: bool [B, R, S], the content tokens of those texts; a region without any has no own text.
       crops: [B, M, D] image embeddings of the enlarged boxes, where somebody asks for them.
     """

@@ -161,7 +161,8 @@ def powerset_loss(
       communication: how shards meet, "ring" or "gather" (see `harmopower.parallel.collectives`).
       rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
     Returns:
-      loss, and metrics: `active` share of the 2 B rows, mean `positive`, `hard_text` and `hard_image` scores.
+      loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
+      `hard_text` and `hard_image` scores.
     """
     how = How(**how)
     rows, regions_an_image = regions.shape[:2]
@@ -238,6 +239,7 @@ def _triplet(own, hard_text, hard_image, margin, weight):
     found = weight * jnp.isfinite(hard_text)
     metrics = {
         "active": active,
+        "pairs": (weight > 0).sum(),
         "positive": weighted_mean(own, weight),
         "hard_text": weighted_mean(hard_text, found),
         "hard_image": weighted_mean(hard_image, found),

@@ -83,12 +83,13 @@ def _grid_patches(config) -> int:
     return rows * columns
 
 
-def step_flops(config, hardware: bool = False) -> dict[str, float]:
+def step_flops(config, hardware: bool = False, alone_text: bool = False) -> dict[str, float]:
     """Operations of one train step over the global batch, all devices together, by part.
 
     Args:
       config: the run's settings.
       hardware: what is computed, instead of what the method asks for.
+      alone_text: the data have regions with a text and no span (`Pipeline.alone_text`); no config says so.
 
     Returns:
       `towers`: both towers up to the pooled vectors. `tokens`: the projection of all tokens, the value path, and the
@@ -97,7 +98,7 @@ def step_flops(config, hardware: bool = False) -> dict[str, float]:
     """
     again = 1 if hardware and config.accumulate > 1 else 0  # the features of every slice are computed twice
     remat = 1 if hardware and config.model.remat == "full" else 0
-    towers, texts = 3 + again + remat, _region_texts(config, again, remat)
+    towers, texts = 3 + again + remat, _region_texts(config, again, remat, alone_text)
     parts = {"towers": towers * forward_flops(config), "tokens": _tokens(config, again), "region_texts": texts}
     losses = total.loss_flops(config.objective, sizes(config), hardware)
     counted = {name: config.batch_size * value for name, value in parts.items()} | losses
@@ -116,9 +117,9 @@ def sizes(config) -> Sizes:
     )
 
 
-def text_rows(config) -> int:
+def text_rows(config, alone_text: bool = False) -> int:
     """How many regions of an image have their texts encoded alone (data/pipeline.py); 0 where no objective asks."""
-    data, needed = config.data, total.active(config.objective).region_text
+    data, needed = config.data, total.active(config.objective).region_text or alone_text
     return min(data.max_region_texts or data.max_boxes, data.max_boxes) if needed else 0
 
 
@@ -138,12 +139,12 @@ def _tokens(config, again: int) -> float:
     return (3 + again) * (projection + value) + (2 + again) * 2 * members * shared
 
 
-def _region_texts(config, again: int, remat: int) -> float:
+def _region_texts(config, again: int, remat: int, alone_text: bool) -> float:
     """What the regions' own texts cost a pair; the gradient of crops is stopped, so they cost their forward pass."""
     length = config.data.region_text_length
-    reads_tokens = clip.text_pool(config) == "mean" or config.objective.lexeme_region.own_text
+    reads_tokens = clip.text_pool(config) == "mean" or alone_text
     texts = (
-        text_rows(config)
+        text_rows(config, alone_text)
         / config.data.region_text_every
         * text_flops(config, length, projected=length if reads_tokens else 1)
     )
@@ -157,16 +158,18 @@ def _region_texts(config, again: int, remat: int) -> float:
 class Throughput:
     """Turns the moments at which steps were seen to be done into the rates of a row of metrics."""
 
-    def __init__(self, config, devices: int, device_kind: str):
+    def __init__(self, config, devices: int, device_kind: str, alone_text: bool = False):
         """Counts the step's work once.
 
         Args:
           config: the run's settings.
           devices: chips of the run, of all processes.
           device_kind: what jax calls one of them; an unknown one has no utilisation.
+          alone_text: see `step_flops`.
         """
         self._batch, self._devices = config.batch_size, devices
-        self._flops, self._peak = sum(step_flops(config).values()), peak_flops(device_kind)
+        self._flops = sum(step_flops(config, alone_text=alone_text).values())
+        self._peak = peak_flops(device_kind)
         self._last = None
         self._seconds: list[float] = []
         self._waited = 0.0

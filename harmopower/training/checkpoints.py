@@ -18,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from harmopower.errors import CommandError
 from harmopower.training.state import TrainState
-from harmopower.training.writers import NonFiniteError
+from harmopower.training.watch import NonFiniteError
 
 _REMOVAL_SECONDS = 1.0  # longer than it takes to remove a checkpoint, whose files go one by one
 

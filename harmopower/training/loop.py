@@ -2,16 +2,18 @@
 
 1. take the batch of the step, 2. dispatch the update, 3. fetch the metrics of the step *before* (the device is never
 waited for), 4. evaluate where it is due, 5. save where that is due, and always what was just evaluated, so that a
-metric belongs to the state that it was measured on, 6. leave if a signal asked for it.
+metric belongs to the state that it was measured on, 6. leave if too many records are bad or a signal asked for it.
 """
 
 from collections.abc import Callable
 import contextlib
 import difflib
+import math
 import time
 
 import jax
 
+from harmopower.data.pipeline import BadDataError
 from harmopower.errors import ConfigError
 from harmopower.parallel import mesh as meshes
 from harmopower.training import accounting, writers
@@ -20,13 +22,15 @@ from harmopower.training import state as states
 from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
 from harmopower.training.signals import LateMaximum, StopSignal
 from harmopower.training.step import make_train_step
+from harmopower.training.watch import Watch
 
 
 def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluate: Callable, load_init=None) -> int:
     """Trains until `config.total_steps`, resuming from the newest checkpoint in `workdir`.
 
     Args:
-      pipeline: has `iterate(start_step)`, an endless iterator of host batches.
+      pipeline: has `iterate(start_step)`, an endless iterator of host batches, `ids(step)`, `judge(seen, bad)` and
+        `alone_text`.
       load_init: called as `load_init(params) -> params` on a fresh start, for `config.init`; None starts at random.
       evaluate: called as `evaluate(params, step) -> metrics` every `config.evaluation.every_steps` and at the end.
 
@@ -34,7 +38,9 @@ def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluat
       the exit code: 0 when done or stopped by a scheduler's signal, 130 after Ctrl-C.
 
     Raises:
-      NonFiniteError: a loss or norm is not finite; the checkpoints saved before stay as they are.
+      NonFiniteError: losses or gradients were not finite for too many steps; the checkpoints stay as they are.
+      DeadObjectiveError: a term has had no pair for too many steps.
+      BadDataError: too many records cannot be used; the state is saved.
     """
     optimizer = optimizers.make_optimizer(config)
     with jax.set_mesh(mesh):
@@ -45,7 +51,7 @@ def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluat
         _check_best(config, workdir, state, evaluate, stop)
         with (
             CheckpointWriter(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints,
-            contextlib.closing(Recorder(config, workdir, int(state.step), mesh.devices)) as recorder,
+            contextlib.closing(Recorder(config, workdir, int(state.step), mesh.devices, pipeline)) as recorder,
         ):
             return _Run(config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate).go(pipeline)
 
@@ -97,14 +103,32 @@ class _Run:
             started = time.perf_counter()
             batch = to_devices(next(batches), self._mesh)
             waited = time.perf_counter() - started
-            self._state, metrics = self._train_step(self._state, batch, self._key)
+            metrics = self._update(batch, compiles=step == first + 1)
             self._recorder.add(step, metrics, waited)
             found = self._evaluate_if_due(step)
             self._save_if_due(step, found)
+            self._refuse_bad_records(step, pipeline, found)
             if self._stop.agreed():
                 return self._leave(step)
         self._recorder.flush()
         return 0
+
+    def _update(self, batch: dict, compiles: bool) -> dict:
+        started = time.perf_counter()
+        if compiles:
+            self._recorder.message("compiling the train step")
+        self._state, metrics = self._train_step(self._state, batch, self._key)
+        if compiles:
+            self._recorder.message(f"compiled in {time.perf_counter() - started:.1f} s")
+        return metrics
+
+    def _refuse_bad_records(self, step: int, pipeline, found: dict[str, float]) -> None:
+        watch = self._recorder.watch
+        try:
+            pipeline.judge(watch.seen, watch.bad)
+        except BadDataError:  # on every process at the same step, so that the save, which all share, succeeds
+            self._save(step, found)
+            raise
 
     def _evaluate_if_due(self, step: int) -> dict[str, float]:
         """The metrics of the state after `step`; empty where no evaluation is due."""
@@ -130,7 +154,7 @@ class _Run:
         return bool(self._due.exchange(int(due and jax.process_index() == 0)))
 
     def _save(self, step: int, found: dict[str, float]) -> None:
-        self._recorder.flush()  # raises if a loss is not finite, so that such a state is never saved
+        self._recorder.flush()  # raises if the run cannot go on
         self._checkpoints.save(step, self._state, found)
         self._saved_at, self._due = time.monotonic(), LateMaximum()  # what was due by then is done
 
@@ -158,16 +182,17 @@ def to_devices(batch: dict, mesh) -> dict:
 class Recorder:
     """Fetches each step's metrics one step late, checks them, and writes every `config.log.every_steps`."""
 
-    def __init__(self, config, workdir: str, start_step: int, devices):
-        self._config = config
+    def __init__(self, config, workdir: str, start_step: int, devices, pipeline):
+        self._config, self._first = config, start_step + 1
         self._pending = None
         first = jax.process_index() == 0
         wandb = writers.start_wandb(workdir, config.to_dict()) if config.log.wandb and first else None
         self._writer = writers.MetricWriter(workdir, start_step, config.log.tensorboard, wandb) if first else None
         self._progress = writers.Progress(config.total_steps, start_step, show=first)
+        self.watch = Watch(config, workdir, self.message if first else None, pipeline.ids)
         self._schedule = optimizers.make_schedule(config)
         kind = devices.flat[0].device_kind
-        self._throughput = accounting.Throughput(config, devices.size, kind)
+        self._throughput = accounting.Throughput(config, devices.size, kind, pipeline.alone_text)
         if accounting.peak_flops(kind) is None:
             self.message(f"no peak is known of the device {kind!r}: the metrics have no model_flops_utilization")
 
@@ -181,7 +206,7 @@ class Recorder:
         """Handles the metrics that are still pending; waits for the device.
 
         Raises:
-          NonFiniteError: one of them is not finite.
+          NonFiniteError, DeadObjectiveError: see `Watch`.
         """
         if self._pending is None:
             return
@@ -189,11 +214,13 @@ class Recorder:
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._throughput.step_done(time.perf_counter())
-        writers.check_finite(step, values)
-        if step % self._config.log.every_steps == 0 or step == self._config.total_steps:
+        self.watch.see(step, values)
+        if step % self._config.log.every_steps == 0 or step in (self._first, self._config.total_steps):
             self._write(step, values)
 
     def _write(self, step: int, values: dict) -> None:
+        values = {name: value for name, value in values.items() if math.isfinite(value)}  # of a skipped update, not all
+        values["skipped_updates"] = self.watch.take_skipped()  # of all steps since the row before
         values["learning_rate"] = float(self._schedule(step - 1))
         values |= self._throughput.row()
         rate = values["examples_per_second"]

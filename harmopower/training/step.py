@@ -40,12 +40,25 @@ def make_train_step(model: CLIP, optimizer, config, mesh, state_shardings):
 def _train_step(model, optimizer, config, state: TrainState, batch, key):
     key = jax.random.fold_in(key, state.step)
     gradients, metrics = gradient(model, config, state.params, batch, state.step, key)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    params = _clamp_scales(model, optax.apply_updates(state.params, updates))
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in _scales(model, state.params).items()}
+    sound = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+    params, optimizer_state = _updated(model, optimizer, state, gradients, sound)
+    metrics["skipped_updates"] = 1 - sound.astype(jnp.float32)
+    metrics["cut_captions"] = jnp.sum(batch["cut"]).astype(jnp.float32)
     metrics["bad_records"] = jnp.sum(batch["weight"] == 0).astype(jnp.float32)
     return TrainState(state.step + 1, params, optimizer_state), metrics
+
+
+def _updated(model: CLIP, optimizer, state: TrainState, gradients, sound):
+    """Parameters and optimizer state after the update; as they were, where the update is not `sound`.
+
+    Chosen leaf by leaf on the device, so that no step waits for the host, and one bad batch costs one step. The
+    schedule of the learning rate stands in the optimizer's state and waits too.
+    """
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+    after = _clamp_scales(model, optax.apply_updates(state.params, updates)), optimizer_state
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, (state.params, state.optimizer_state))
 
 
 def gradient(model: CLIP, config, params, batch, step, key):
@@ -123,7 +136,7 @@ def encode(model: CLIP, params, batch, config) -> Features:
     image = apply(batch["image"], batch.get("kept_patches"), method="encode_image")
     text = apply(batch["tokens"], method="encode_text")
     needs, extra = total.active(objective), {}
-    if needs.region_text:
+    if "box_tokens" in batch:  # for an objective that compares them, or for regions that have no other words
         encode_text = functools.partial(apply, method="encode_text")
         extra["region_text"] = _region_texts(encode_text, batch["box_tokens"], config.data.region_text_every)
         extra["region_text_content"] = content_tokens(batch["box_tokens"], model.eot_id)

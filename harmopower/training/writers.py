@@ -13,17 +13,6 @@ import rich.progress
 import tensorboardX
 
 
-class NonFiniteError(RuntimeError):
-    """A metric became infinite or not a number; its text names the step and the terms."""
-
-
-def check_finite(step: int, metrics: dict[str, float]) -> None:
-    """Raises NonFiniteError naming every loss term, norm or scale that is not finite."""
-    broken = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
-    if broken:
-        raise NonFiniteError(f"step {step}: {', '.join(broken)}")
-
-
 class MetricWriter:
     """Appends rows of metrics to `metrics.jsonl`, `metrics.csv` and TensorBoard events under `workdir`.
 
@@ -172,7 +161,7 @@ class Progress:
     def update(self, step: int, metrics: dict[str, float], seconds_left: float) -> None:
         """Shows loss, examples a second and the time left."""
         text = (
-            f"loss {metrics['loss/total']:.4f}  {metrics['examples_per_second']:.0f} examples/s  "
+            f"loss {metrics.get('loss/total', math.nan):.4f}  {metrics['examples_per_second']:.0f} examples/s  "
             f"{_duration(seconds_left)} left"
         )
         if self._bar:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from harmopower.data import pipeline, records
+from harmopower.data import contents, pipeline, records
 from harmopower.data.pipeline import BadDataError, Pipeline, random_boxes
 from harmopower.data.tokenize import Tokenizer
 
@@ -106,6 +106,7 @@ def test_shapes_and_types(source, tokenizer):
         "box_phrase": ((8, 3), "int32"),
         "box_group": ((8, 3), "int32"),
         "box_tokens": ((8, 3, 6), "int32"),
+        "cut": ((8,), "bool"),
         "weight": ((8,), "float32"),
     }
     assert (batch["weight"] == 1).all()
@@ -259,6 +260,63 @@ def test_regions_phrases_and_texts_are_linked(tokenizer):
     assert row["box_tokens"][2].tolist() == [0] * 6
 
 
+def test_a_text_is_the_span_else_the_own_text_else_the_label_in_a_prompt(tokenizer):
+    """Regions as in COCO, which has nothing but labels, give pairs too."""
+    box = {"box": [0.0, 0.0, 0.5, 0.5], "caption": -1, "start": -1, "end": -1, "text": "", "label": ""}
+    regions = [
+        box | {"caption": 0, "start": 2, "end": 12, "text": "ignored", "label": "ignored"},
+        box | {"text": " below ", "label": "ignored"},
+        box | {"label": "square"},
+        box,
+    ]
+    example = _example(0, captions=CAPTIONS[:1], regions=regions)
+    row = _row(tokenizer, example, max_boxes=4, alone_text=None, label_prompt="a {}")
+    texts = ["red circle", "below", "a square"]
+    assert row["box_tokens"][:3].tolist() == [tokenizer.encode(text, 6)[0].tolist() for text in texts]
+    assert row["box_group"].tolist() == [int(_signed_crc(text)) for text in texts] + [0]
+    assert row["box_alone"].tolist() == [False, True, True, False] and row["box_phrase"][0] >= 0
+
+
+def test_a_span_that_was_cut_is_encoded_alone(tokenizer):
+    regions = [region for region in _example(0)["regions"] if region["caption"] == 0]
+    row = _row(
+        tokenizer,
+        _example(0, captions=CAPTIONS[:1], regions=[regions[0] | {"start": 19, "end": 32}]),
+        context_length=5,
+        alone_text=True,
+    )
+    assert row["box_phrase"][0] == -1 and row["box_alone"].tolist() == [True, False, False]
+
+
+def test_texts_are_encoded_alone_only_where_the_data_have_regions_without_a_span(tokenizer):
+    spans = _List([_example(i, regions=_example(i)["regions"][:2]) for i in range(3)])
+    mixed = _List(spans.examples[:2] + [_example(2)])
+    assert "box_alone" not in _make(spans, tokenizer, alone_text=None).batch(0)
+    assert "box_tokens" not in _make(spans, tokenizer, alone_text=None).batch(0)
+    assert _make(mixed, tokenizer, alone_text=None).batch(0)["box_alone"].any()
+
+
+def test_a_sample_says_what_the_records_have(tokenizer):
+    nothing = {"box": [0.0, 0.0, 0.5, 0.5], "caption": -1, "start": -1, "end": -1, "text": "", "label": " "}
+    found = contents.look(_List([_example(0, regions=[]), _example(1, regions=[nothing])]))
+    assert found == (2, 2, True, False, False) and found.complete
+    assert not contents.look(_List([_example(0, regions=[])])).regions
+    found = contents.look(_List([_example(0)] * 5000))
+    assert found == (contents.LOOKED_AT, 5000, True, True, True) and not found.complete
+
+
+def test_a_cut_caption_says_so(tokenizer):
+    example = _example(0, captions=[CAPTIONS[0] + " "], regions=[])
+    length = np.count_nonzero(tokenizer.encode(CAPTIONS[0], 40)[0])
+    assert _row(tokenizer, example, context_length=length - 1)["cut"]
+    assert not _row(tokenizer, example, context_length=length)["cut"]
+
+
+def test_the_ids_of_a_global_batch_are_those_of_its_rows(source, tokenizer):
+    maker = _make(source, tokenizer, process_index=1, process_count=2)
+    assert maker.ids(4) == [f"r{number}" for number in _numbers(_make(source, tokenizer).batch(4))]
+
+
 def test_regions_of_another_caption_are_not_used(tokenizer):
     counts = set()
     maker = _make(_List([_example(0)]), tokenizer, batch_size=16, min_crop_area=1.0)
@@ -341,13 +399,15 @@ def test_bad_records_are_rows_of_weight_zero_counted_and_named(tokenizer, monkey
         assert any(name in line and words in line for line in lines)
 
 
-def test_too_many_bad_records_stop_the_run(tokenizer):
+def test_too_many_bad_records_are_judged_by_what_all_hosts_have_seen(tokenizer):
     examples = [_example(i) for i in range(8)] + [_example(8, image=b"broken") | {"id": "the-bad-one"}]
     maker = _make(_List(examples), tokenizer, batch_size=3, max_bad_fraction=0.05)
+    list(zip(range(3), maker.iterate()))
+    assert (maker.seen, maker.bad) == (9, 1)
+    maker.judge(8, 8)  # judged after one epoch, not before
+    maker.judge(40, 2)
     with pytest.raises(BadDataError) as error:
-        for _ in zip(range(4), maker.iterate()):
-            pass
-    assert maker.seen == 9  # judged after one epoch, not before
+        maker.judge(maker.seen, maker.bad)
     for part in ("1 of 9", "config.data.max_bad_fraction 0.05", "the-bad-one"):
         assert part in str(error.value)
 

@@ -63,8 +63,8 @@ def test_only_what_is_needed_is_built(inputs):
     _loss, metrics = total.total_loss(features_of(inputs, terms), SCALES, terms, 0, None)
     assert {name for name in metrics if name.startswith("loss/")} == {"loss/total", "loss/global_contrastive"}
     assert total.active(objective(powerset=1.0)) == Needs(regions=True, phrases=True)
-    assert total.active(objective(lexeme_region=1.0)) == Needs(regions=True, phrases=True, groups=True)
-    assert total.active(objective(lexeme_region=1.0, global_region=1.0)) == Needs(True, True, True, region_text=True)
+    assert total.active(objective(lexeme_region=1.0)) == Needs(True, True, True, alone_text=True)
+    assert total.active(objective(lexeme_region=1.0, global_region=1.0)) == Needs(True, True, True, True, True)
 
 
 def test_phrases_are_sums_of_leaves_and_single_tokens_are_only_lexemes(inputs):
@@ -82,11 +82,11 @@ def test_phrases_are_sums_of_leaves_and_single_tokens_are_only_lexemes(inputs):
 
 def test_a_region_without_a_span_uses_the_content_of_its_own_text(inputs):
     terms = objective(lexeme_region=1.0)
-    terms.lexeme_region.update(dict(own_text=True))
-    assert total.active(terms).region_text
-    features = features_of(inputs, terms)
+    found = features_of(inputs, terms).own["lexeme_region"]
+    assert not found["mask"][:, 2].any()  # data that have no such region pay for no pass
+    alone = inputs[2]["box_phrase"] < 0
+    found = features_of(inputs, terms, box_alone=alone).own["lexeme_region"]
     own = np.asarray(inputs[3]["region_text"].tokens)[0, 2, :3].mean(0)
-    found = features.own["lexeme_region"]
     np.testing.assert_allclose(found["lexemes"][0, 2], own / np.linalg.norm(own), atol=1e-5)
     assert found["mask"].all()
     lexemes, mask = phrase_features.pool_lexemes(inputs[1].tokens, inputs[2]["phrases"], inputs[2]["box_phrase"])
@@ -183,12 +183,6 @@ def test_crop_mode_uses_the_crops(inputs):
     features = total.gather_features(Towers(image_tower, text_tower, batch, crops=2 * phi), terms, GRID)
     np.testing.assert_array_equal(features.own["global_region"]["mask"], mask)
     assert total.total_loss(features, SCALES, terms, 0, None)[0] == pytest.approx(0, abs=1e-6)
-
-
-def test_missing_region_texts_are_an_error(inputs):
-    image_tower, text_tower, batch, _ = inputs
-    with pytest.raises(ValueError, match="objective.global_region.weight"):
-        total.gather_features(Towers(image_tower, text_tower, batch), objective(global_region=1.0), GRID)
 
 
 def test_a_batch_without_pairs_has_finite_gradients(inputs):

@@ -16,7 +16,7 @@ from harmopower.parallel import mesh as meshes
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training.checkpoints import CheckpointError, Checkpoints, CheckpointWriter
-from harmopower.training.writers import NonFiniteError
+from harmopower.training.watch import NonFiniteError
 
 
 def setting(image_size=32, optimizer="adamw"):

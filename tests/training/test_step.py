@@ -81,20 +81,37 @@ def test_loss_falls_on_one_batch(source):
         assert seen[-1][name] < 0.8 * seen[0][name], name
 
 
+def bits(tree) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_a_bad_update_changes_nothing_but_the_step(source):
+    config, model, batch = setting(source)
+    mesh, optimizer = meshes.make_mesh(devices=jax.devices()[:1]), optimizers.make_optimizer(config)
+    bad = {**batch, "weight": batch["weight"].at[3].set(jnp.nan)}
+    with jax.set_mesh(mesh):
+        train_step = steps.make_train_step(model, optimizer, config, mesh, states.shardings(model, optimizer, mesh))
+        start, key = states.create(model, optimizer, mesh, 0), jax.random.key(0)
+        before = bits((start.params, start.optimizer_state))
+        skipped, metrics = train_step(start, bad, key)
+        assert metrics["skipped_updates"] == 1 and not np.isfinite(metrics["loss/total"]) and skipped.step == 1
+        assert bits((skipped.params, skipped.optimizer_state)) == before
+        after, metrics = train_step(skipped, batch, key)
+        assert metrics["skipped_updates"] == 0 and after.step == 2
+        straight, _ = train_step(states.create(model, optimizer, mesh, 0), batch, key)
+    assert bits((after.params, after.optimizer_state)) == bits((straight.params, straight.optimizer_state)) != before
+
+
 def test_region_texts_take_turns(source):
     """Loss and gradient are those of a batch in which only the images whose turn it is have texts."""
-    config, model, batch = setting(source, data__region_text_every=4, objective__lexeme_region__own_text=True)
+    config, model, batch = setting(source, data__region_text_every=4)
+    batch["box_alone"] = batch["box_phrase"] < 0
     params = states.create(
         model, optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1]), 0
     ).params
     gradient = jax.jit(
         lambda batch, every: steps.gradient(
-            model,
-            common.small_config("", data__region_text_every=every, objective__lexeme_region__own_text=True),
-            params,
-            batch,
-            6,
-            jax.random.key(0),
+            model, common.small_config("", data__region_text_every=every), params, batch, 6, jax.random.key(0)
         ),
         static_argnums=1,
     )
