@@ -9,7 +9,7 @@ from harmopower.data.readers import protocol
 
 
 def load(path: Path, *lists: str):
-    """The JSON of a file, an object in which each of `lists` is a list; or, where none is named, whatever it is.
+    """The JSON of a file, an object in which each of `lists` is a list; whatever it is, where none is named.
 
     Raises:
       ReaderError: it cannot be read, or lacks a list; the text names what it has.
@@ -17,13 +17,26 @@ def load(path: Path, *lists: str):
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise protocol.ReaderError(f"--input {path} cannot be read as JSON: {error}") from error
+        raise protocol.ReaderError(f"{path} cannot be read as JSON: {error}") from error
     for name in lists:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             there = ", ".join(content) if isinstance(content, dict) else f"a {type(content).__name__}"
             raise protocol.ReaderError(
                 f"--input {path} has no list {name!r}, which this format is about; it has: {there}"
             )
+    return content
+
+
+def load_list(path: Path) -> list:
+    """The JSON of a file that is a list.
+
+    Raises:
+      ReaderError: it cannot be read, or is none.
+    """
+    content = load(path)
+    if not isinstance(content, list):
+        there = ", ".join(content) if isinstance(content, dict) else type(content).__name__
+        raise protocol.ReaderError(f"{path} is not a list of images, which this format is about; it has: {there}")
     return content
 
 
