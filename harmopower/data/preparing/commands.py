@@ -6,7 +6,7 @@ from pathlib import Path
 import sys
 
 from harmopower.data import files, images, jobs, readers, tokenize
-from harmopower.data.preparing import FOLDER, joining, progress, screening, showing, tasks
+from harmopower.data.preparing import FOLDER, guards, joining, progress, screening, showing, tasks
 from harmopower.data.preparing import plan as plans
 from harmopower.data.readers import protocol
 from harmopower.errors import CommandError
@@ -47,6 +47,7 @@ def _add_images(group) -> None:
     group.add_argument(
         "--exclude", metavar="FILE", default="", help="ids or SHA-256 of image bytes to leave out, one a line"
     )
+    group.add_argument("--guard", nargs="+", default=[], metavar="NAME=FILE", help=guards.help_text())
     group.add_argument("--drop-bad-boxes", action="store_true", help="a bad box costs the box, not the pair")
     group.add_argument("--limit", type=int, default=0, metavar="N", help="a try with N examples of each split")
     group.add_argument("--strict", action="store_true", help="the first sample that cannot be used ends the job")
@@ -120,6 +121,8 @@ def _check(options: argparse.Namespace) -> None:
         raise CommandError(f"--quality is {options.quality}; it must be at most 100")
     if not 0 <= options.max_bad <= 1:
         raise CommandError(f"--max-bad is {options.max_bad}; it must be a share between 0 and 1")
+    for guard in options.guard:
+        guards.read(guard)  # now, not after hours of work
     if options.tokenizer != "train":
         tokenize.Tokenizer.load(options.tokenizer, options.output)  # now, not after hours of work
 
@@ -141,6 +144,7 @@ def _plan(reader: protocol.Reader, options: argparse.Namespace, settings: screen
         "options": own | dataclasses.asdict(settings),
         "screening": dataclasses.asdict(settings),
         "excluded": protocol.fingerprint([settings.exclude])[1] if settings.exclude else "",
+        "guarded": [protocol.fingerprint([guard.partition("=")[2]])[1] for guard in settings.guard],
     }
     if "input" in own:
         values["options"]["input"] = [f"{split}={path}" for split, path in reader.inputs]

@@ -8,6 +8,7 @@ import re
 from PIL import Image
 
 from harmopower.data import images, records
+from harmopower.data.preparing import guards
 from harmopower.data.readers.protocol import BadSample, Found, ReaderError
 from harmopower.errors import RecordError
 
@@ -22,6 +23,7 @@ class Settings:
       shortest_side: images are re-encoded to it where they are larger; 0 keeps them as they are.
       quality: of re-encoded JPEGs.
       exclude: a file of ids, aliases or SHA-256 of image bytes, one a line; empty for none.
+      guard: `NAME=FILE` each, see `guards`.
       drop_bad_boxes: a bad box costs the box, not the pair.
       strict: the first sample that is left out ends the job.
       limit: examples of each split, for a try; 0 for all.
@@ -30,6 +32,7 @@ class Settings:
     shortest_side: int = 0
     quality: int = images.QUALITY
     exclude: str = ""
+    guard: list[str] = dataclasses.field(default_factory=list)
     drop_bad_boxes: bool = False
     strict: bool = False
     limit: int = 0
@@ -42,6 +45,7 @@ class Screen:
         self._settings = settings
         self._excluded = read_ids(settings.exclude) if settings.exclude else frozenset()
         self._has_hashes = any(map(_SHA256.fullmatch, self._excluded))
+        self._guards = [guards.read(guard) for guard in settings.guard]
         self._ids: set[str] = set()
 
     def __call__(self, found: Found) -> tuple[records.Example, list[tuple[str, str]]]:
@@ -70,6 +74,9 @@ class Screen:
             names.add(hashlib.sha256(found.example["image"]).hexdigest())
         if named := names & self._excluded:
             raise BadSample("excluded", f"--exclude names {min(named)}")
+        for guard, kept_out in self._guards:
+            if named := names & kept_out:
+                raise BadSample(f"guard_{guard}", f"--guard {guard} keeps out {min(named)}")
         if found.example["id"] in self._ids:
             raise BadSample("duplicate_id", f"id {found.example['id']!r} is there already; the first one is kept")
 

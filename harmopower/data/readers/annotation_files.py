@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 import dataclasses
 import json
 from pathlib import Path
+import re
 
 from harmopower.data.readers import protocol
 
@@ -81,3 +82,9 @@ def region(box, span: tuple[int, int, int] = (-1, -1, -1), text: str = "", label
 def clip(box: list[float]) -> list[float]:
     """The part of a box that lies in the image; NaN stays, so that it is reported."""
     return [value if value != value else min(max(value, 0.0), 1.0) for value in box]
+
+
+def coco_aliases(name: str) -> tuple[str, ...]:
+    """The COCO id in a file name of the 2014 release, `COCO_val2014_000000391895.jpg`, for `--guard`; else nothing."""
+    match = re.fullmatch(r"COCO_(?:train|val|test)2014_(\d{12})\.jpg", Path(name).name)
+    return (f"coco:{int(match[1])}",) if match else ()

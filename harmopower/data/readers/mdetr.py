@@ -83,7 +83,8 @@ class Reader(protocol.Reader):
         regions = [part for found in annotations.get(entry.get("id"), []) for part in _regions(found, size)]
         # The caption stays as it is, white space too: the ranges count its characters.
         example = {"id": name, "image": image, "captions": [entry["caption"]], "regions": regions}
-        return protocol.Found(example, split, where=f"{entry['file_name']} (id {entry.get('id')})")
+        where = f"{entry['file_name']} (id {entry.get('id')})"
+        return protocol.Found(example, split, annotation_files.coco_aliases(entry["file_name"]), where=where)
 
 
 def _regions(annotation: dict, size: tuple[int, int]) -> Iterator[dict]:
