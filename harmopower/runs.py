@@ -1,14 +1,12 @@
 """What a run is made of: from its config when it is trained, from its workdir when it is evaluated or exported."""
 
-import os
-
 from etils import epath
 import jax
 import rich.console
 
 from harmopower import config as configs
 from harmopower.data import pipeline
-from harmopower.data.tokenize import FILE_NAME, Tokenizer
+from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import CommandError, ConfigError
 from harmopower.evaluation import report, running, suites
 from harmopower.evaluation.encoder import Encoder
@@ -73,22 +71,6 @@ def build_model(config, tokenizer: Tokenizer | None) -> clip.CLIP:
     if tokenizer is None:
         return clip.from_config(config, clip.VOCABULARY, clip.VOCABULARY - 1, total.scales(config.objective))
     return clip.from_config(config, tokenizer.vocab_size, tokenizer.eot_id, total.scales(config.objective))
-
-
-def write_workdir(workdir: str, config, tokenizer: Tokenizer) -> None:
-    """Stores config and tokenizer beside the checkpoints, and says what a resumed run changes in its config."""
-    path = os.path.join(workdir, "config.json")
-    if jax.process_index() != 0:
-        return
-    os.makedirs(workdir, exist_ok=True)
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            changes = configs.differences(configs.from_json(file.read()), config)
-        for change in changes:
-            print(f"changed since the run began: {change}")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(configs.to_json(config))
-    tokenizer.save(os.path.join(workdir, FILE_NAME))
 
 
 def read_workdir(workdir: str, tokenizer: str = ""):

@@ -1,6 +1,8 @@
 """Trains a model: `python -m harmopower.train --config configs/NAME.py --workdir runs/NAME [--config.key=value ...]`.
 
-Rerunning the same command resumes from the newest checkpoint in the workdir.
+Rerunning the same command resumes from the newest checkpoint in the workdir. Schedules, logging and evaluation may
+change (`history.jsonl` tells when); another model, tokenizer, data set, objective, seed or batch size is refused unless
+its key is named: `--allow_changes=objective.powerset.weight`.
 """
 
 import os
@@ -11,10 +13,12 @@ from ml_collections import config_flags
 
 from harmopower import command, runs
 from harmopower import config as configs
+from harmopower import workdir as workdirs
 from harmopower.data.pipeline import BadDataError
 from harmopower.errors import CommandError
 from harmopower.evaluation import running
 from harmopower.interop import starting
+from harmopower.parallel import agreement
 from harmopower.parallel import mesh as meshes
 from harmopower.training import loop
 from harmopower.training.signals import StopSignal
@@ -22,6 +26,9 @@ from harmopower.training.watch import NonFiniteError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/scenes.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, config, tokenizer.")
+ALLOW_CHANGES = flags.DEFINE_string(
+    "allow_changes", "", "Keys, comma-separated, in which a resumed run may differ from what made its checkpoints."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -37,19 +44,25 @@ def main(argv: list[str]) -> int:
     config, workdir = command.loaded_config(CONFIG.value), WORKDIR.value
     configs.validate(config, jax.device_count(), jax.process_count())
     mesh = meshes.make_mesh(**config.mesh)
-    say = print if jax.process_index() == 0 else (lambda text: None)
-    if config.init:
-        starting.adopt(config, config_flags.get_override_values(flags.FLAGS["config"]), say)
-    tokenizer, pipeline = runs.open_data(config)
-    model = runs.build_model(config, tokenizer)
-    runs.write_workdir(workdir, config, tokenizer)
-    if nothing := running.nothing_to_measure(config):
-        say(nothing)
-    load_init = (lambda params: starting.load_init(config.init, params, config, say)) if config.init else None
-    with StopSignal() as stop:
-        evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.agreed)
+    load_init = (lambda params: starting.load_init(config.init, params, config, loop.say)) if config.init else None
+    with StopSignal() as stop, workdirs.Lock(workdir) as lock:
+
+        def set_up():
+            if jax.process_index() == 0:
+                lock.take()
+            if config.init:
+                starting.adopt(config, config_flags.get_override_values(flags.FLAGS["config"]), loop.say)
+            tokenizer, pipeline = runs.open_data(config)
+            if nothing := running.nothing_to_measure(config):
+                loop.say(nothing)
+            model = runs.build_model(config, tokenizer)
+            evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.agreed)
+            begin = workdirs.prepare(workdir, config, tokenizer, ALLOW_CHANGES.value)
+            return model, pipeline, evaluate, begin
+
+        model, pipeline, evaluate, begin = agreement.together(set_up)
         try:
-            return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init)
+            return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init, begin)
         except BadDataError as error:
             raise CommandError(str(error), exit_code=65) from error
         except NonFiniteError as error:

@@ -9,6 +9,7 @@ Text is cleaned first, as OpenCLIP cleans it (`harmopower.data.clean`); offsets 
 
 from collections.abc import Iterable, Sequence
 import functools
+import hashlib
 
 from etils import epath
 import numpy as np
@@ -64,6 +65,11 @@ class Tokenizer:
 
     def __reduce__(self):
         return _from_json, (self._backend.to_str(), self._clean_text)
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal tokenizers, wherever their files lie."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, spec: str, data_directory, clean_text: bool = True) -> "Tokenizer":

@@ -25,13 +25,16 @@ from harmopower.training.step import make_train_step
 from harmopower.training.watch import Watch
 
 
-def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluate: Callable, load_init=None) -> int:
+def train(
+    config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluate: Callable, load_init=None, begin=None
+) -> int:
     """Trains until `config.total_steps`, resuming from the newest checkpoint in `workdir`.
 
     Args:
       pipeline: has `iterate(start_step)`, an endless iterator of host batches, `ids(step)`, `judge(seen, bad)` and
         `alone_text`.
       load_init: called as `load_init(params) -> params` on a fresh start, for `config.init`; None starts at random.
+      begin: called as `begin(step)` when all checks have passed, before the first step; not where none is left to do.
       evaluate: called as `evaluate(params, step) -> metrics` every `config.evaluation.every_steps` and at the end.
 
     Returns:
@@ -49,6 +52,8 @@ def train(config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluat
             say(f"already at step {int(state.step)} of {config.total_steps}: nothing to train")
             return 0
         _check_best(config, workdir, state, evaluate, stop)
+        if begin:
+            begin(int(state.step))
         with (
             CheckpointWriter(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints,
             contextlib.closing(Recorder(config, workdir, int(state.step), mesh.devices, pipeline)) as recorder,

@@ -3,6 +3,7 @@
 import jax
 
 from harmopower import runs
+from harmopower import workdir as workdirs
 from harmopower.config import get_config
 from harmopower.data import records
 from harmopower.data.scenes import builder as scenes
@@ -40,13 +41,13 @@ def small_config(source: str, **settings):
     return config
 
 
-def train(config, workdir, mesh=None, stop=None, evaluate=lambda params, step: {}) -> int:
+def train(config, workdir, mesh=None, stop=None, evaluate=lambda params, step: {}, allow="") -> int:
     """Runs the loop in this process."""
     mesh = mesh or meshes.make_mesh(devices=jax.devices()[:1])
     tokenizer, pipeline = runs.open_data(config)
     model = runs.build_model(config, tokenizer)
-    runs.write_workdir(str(workdir), config, tokenizer)
-    return loop.train(config, str(workdir), model, pipeline, mesh, stop or StopSignal(), evaluate)
+    begin = workdirs.prepare(str(workdir), config, tokenizer, allow)
+    return loop.train(config, str(workdir), model, pipeline, mesh, stop or StopSignal(), evaluate, begin=begin)
 
 
 def losses(rows) -> list[dict]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harmopower.errors import ConfigError
+from harmopower.errors import CommandError, ConfigError
 from harmopower.training import writers
 from harmopower.training.checkpoints import Checkpoints
 from harmopower.training.signals import StopSignal
@@ -87,10 +87,14 @@ def test_a_stopped_run_continues_to_the_bit(source, whole, tmp_path):
 
 
 def test_a_finished_run_is_left_alone(source, whole, capsys):
-    workdir, rows = whole
+    workdir, _ = whole
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     assert common.train(common.small_config(source), workdir) == 0
-    assert writers.read_metrics(str(workdir)) == rows
-    assert "nothing to train" in capsys.readouterr().out
+    assert common.train(common.small_config(source, evaluation__suite="other", total_steps=3), workdir) == 0
+    assert capsys.readouterr().out.count("nothing to train") == 2
+    with pytest.raises(CommandError, match="config.model.preset 'tiny' there, 'ViT-S/16' here"):
+        common.train(common.small_config(source, model__preset="ViT-S/16"), workdir)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("name", ["lexeme_region", "global_region", "powerset"])
@@ -116,7 +120,7 @@ def test_a_non_finite_loss_names_the_term_and_keeps_the_good_checkpoint(source, 
     config.objective.powerset.margin = float("inf")
     config.optimizer.max_bad_updates = 1
     with pytest.raises(NonFiniteError, match="step 3: .*loss/powerset = "):
-        common.train(config, tmp_path)
+        common.train(config, tmp_path, allow="objective.powerset.margin")
     assert Checkpoints(str(tmp_path)).steps() == [2]
 
 
