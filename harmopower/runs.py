@@ -2,7 +2,6 @@
 
 from etils import epath
 import jax
-import rich.console
 
 from harmopower import config as configs
 from harmopower.data import pipeline
@@ -128,7 +127,7 @@ def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer
             return {}
         if jax.process_index() == 0 and found.metrics:
             report.write(workdir, step, found)
-            rich.console.Console().print(report.table(found, step))
+            report.show(found, step)
         return found.metrics
 
     return evaluate

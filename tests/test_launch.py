@@ -54,3 +54,13 @@ def test_tpu_vm_copies_then_starts_the_same_command_line(tmp_path):
 def test_tpu_vm_without_arguments_is_one_line_and_exit_code_2(tmp_path, arguments):
     run, calls = tpu_vm(tmp_path, *arguments)
     assert run.returncode == 2 and run.stderr.startswith("error: ") and not calls
+
+
+def test_the_quickstart_evaluates_its_last_step_once():
+    """Training measures its last step and prints the table (tests/training/test_loop.py); a second one is the same."""
+    commands = [line for line in (LAUNCH / "local.sh").read_text().splitlines() if line.startswith('"$PYTHON" -m ')]
+    assert [line.split(" -m ")[1].split()[0] for line in commands] == [
+        "tools.prepare",
+        "harmopower.train",
+        "tools.export",
+    ]

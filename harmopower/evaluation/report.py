@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 
+from rich.console import Console
 from rich.table import Table
 
 from harmopower.evaluation.suite import Found
@@ -19,12 +20,19 @@ def write(workdir: str, step: int, found: Found) -> None:
     os.replace(path + ".new", path)
 
 
+def show(found: Found, step: int, console: Console | None = None) -> None:
+    """Prints the table, and below it what was left out, a line each."""
+    console = console or Console()
+    console.print(table(found, step))
+    for name, reason in found.left_out.items():
+        console.print(f"left out: {name}: {reason}", soft_wrap=True, highlight=False, markup=False)
+
+
 def table(found: Found, step: int) -> Table:
     """The results in percent, a column a split, each with its chance level beside it."""
     splits = list(dict.fromkeys(name.split("/")[0] for name in found.metrics))
     rows = dict.fromkeys(name.split("/", 1)[1] for name in found.metrics)
-    caption = "\n".join(f"left out: {name}: {reason}" for name, reason in found.left_out.items())
-    result = Table(title=f"Evaluation of step {step}, in percent", caption=caption or None)
+    result = Table(title=f"Evaluation of step {step}, in percent")
     result.add_column("metric")
     for split in splits:
         result.add_column(split, justify="right")

@@ -18,7 +18,8 @@ def test_file_and_table(tmp_path):
     assert stored["step"] == 8 and stored["metrics"] == found.metrics and stored["chance"] == found.chance
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["eval.json"]
     with rich.console.Console(width=100, file=io.StringIO(), record=True) as console:
-        console.print(report.table(found, 8))
+        report.show(found, 8, console)
     text = console.export_text()
     row = next(line for line in text.splitlines() if "boxes/top1" in line)
-    assert "50.0" in row and "1.6" in row and "step 8" in text and "no such split" in text
+    assert "50.0" in row and "1.6" in row and "step 8" in text
+    assert text.splitlines()[-1] == "left out: test_unseen: the data set has no such split"
