@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from harmopower.data import readers, records, tokenize
-from harmopower.data.preparing import commands
+from harmopower.data.preparing import checking, commands
 from harmopower.errors import UserError
 
 
@@ -22,10 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, error.exit_code)
     except (records.DataSourceError, tokenize.TokenizerError, OSError) as error:
         return _fail(error, 2)
+    except KeyboardInterrupt:
+        return _fail("stopped; what is done is kept: run the same command again", 130)
     return 0
 
 
-def _fail(error: Exception, exit_code: int) -> int:
+def _fail(error: Exception | str, exit_code: int) -> int:
     print("tools.prepare: " + " ".join(str(error).split()), file=sys.stderr)
     return exit_code
 
@@ -37,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     names = parser.add_subparsers(required=True, metavar="FORMAT")
     for name in readers.FORMATS:
         commands.add_format(names, name)
+    checking.add_command(names)
     return parser
 
 

@@ -13,6 +13,8 @@ import functools
 import multiprocessing
 import os
 from pathlib import Path
+import signal
+import socket
 import threading
 
 from harmopower.data import files
@@ -21,6 +23,7 @@ from harmopower.errors import UserError
 Work = Callable[[int], dict]
 
 _RETRIES = 3  # of a task whose Ray worker was lost
+_CONNECT_SECONDS = 10
 
 
 class JobError(UserError):
@@ -108,8 +111,9 @@ def _in_processes(perform: Work, numbers: list[int], workers: int) -> Iterator[t
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for it for ever."""
+    """A worker whose parent was killed would wait for it for ever; Ctrl-C ends it without a traceback of its own."""
     parent = multiprocessing.parent_process()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     def watch() -> None:
         parent.join()
@@ -123,11 +127,12 @@ def _on_ray(perform: Work, numbers: Iterable[int], address: str) -> Iterator[tup
         import ray  # an extra, and slow to import
     except ImportError as error:
         raise JobError("--ray needs Ray; install the extra: pip install 'harmopower[ray]'") from error
+    _refuse_unreachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise JobError(f"--ray {address}: no cluster can be reached there: {error}") from error
-    remote = ray.remote(max_retries=_RETRIES, num_cpus=1)(perform_remotely)
+    remote = ray.remote(max_retries=_RETRIES, num_cpus=1)(_call)
     try:
         waiting = {remote.remote(perform, number): number for number in numbers}
         while waiting:
@@ -142,6 +147,16 @@ def _on_ray(perform: Work, numbers: Iterable[int], address: str) -> Iterator[tup
         ray.shutdown()
 
 
-def perform_remotely(perform: Work, number: int) -> dict:
-    """A plain function, as Ray wants; a task is sent by pickling, so its module must be importable there."""
-    return perform(number)
+def _refuse_unreachable(address: str) -> None:
+    """Ray itself tries for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "://" in address or not port.isdecimal():
+        return  # `auto`, `local` and clients, which Ray looks up
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise JobError(f"--ray {address}: no cluster can be reached there: {error}") from error
+
+
+def _call(perform: Work, number: int) -> dict:
+    return perform(number)  # Ray takes plain functions

@@ -12,7 +12,7 @@ from harmopower.data.readers import protocol
 from harmopower.errors import CommandError
 
 # Options of every format: those of `screening.Settings`, and these, on which no shard depends.
-_OWN = {"output", "workers", "share", "join", "ray", "tokenizer", "vocab_size", "max_bad", "force", "dry_run"}
+_OWN = {"output", "workers", "share", "join", "ray", "tokenizer", "vocab_size", "max_bad", "strict", "force", "dry_run"}
 _SHARED = {field.name for field in dataclasses.fields(screening.Settings)}
 _MADE = ("dataset_info.json", joining.SUMMARY, "features.json", "metadata.json", tokenize.FILE_NAME)
 
@@ -174,7 +174,8 @@ def _start(options: argparse.Namespace, plan: plans.Plan) -> None:
         _remove(options.output)
     elif there:
         (options.output / "dataset_info.json").unlink(missing_ok=True)
-        print(f"{options.output}: shards that are done already stay", flush=True)
+        if any(jobs.report_path(folder, number).exists() for number in range(len(plan.tasks))):
+            print(f"{options.output}: shards that are done already stay", flush=True)
     folder.mkdir(exist_ok=True)
     if old != new or not (folder / tasks.PLAN).exists():
         files.write_json(folder / tasks.PLAN, new)
@@ -223,7 +224,7 @@ def _remove(output: Path) -> None:
 
 def _work(options: argparse.Namespace, plan: plans.Plan, reader: protocol.Reader, where: jobs.Where) -> None:
     folder = options.output / FOLDER
-    work = tasks.Work(str(options.output.absolute()), reader.shard_bytes)
+    work = tasks.Work(str(options.output.absolute()), plan.digest, reader.shard_bytes, options.strict)
     numbers = range(where.share[0], len(plan.tasks), where.share[1])
     todo = set(jobs.missing(folder, len(plan.tasks), where.share))
     total = sum(plan.tasks[number].bytes for number in numbers)

@@ -35,6 +35,11 @@ class Plan:
         marks = [(unit.path, unit.place, unit.fingerprint) for task in self.tasks for unit in task.units]
         return hashlib.sha256(repr(marks).encode(errors="surrogateescape")).hexdigest()[:16]
 
+    @property
+    def digest(self) -> str:
+        """A hash of all of it."""
+        return hashlib.sha256(json.dumps(self.to_json()).encode()).hexdigest()[:16]
+
     def to_json(self) -> dict:
         """What `plan.json` holds."""
         tasks = [[dataclasses.astuple(unit) for unit in task.units] for task in self.tasks]

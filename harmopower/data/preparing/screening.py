@@ -25,7 +25,6 @@ class Settings:
       exclude: a file of ids, aliases or SHA-256 of image bytes, one a line; empty for none.
       guard: `NAME=FILE` each, see `guards`.
       drop_bad_boxes: a bad box costs the box, not the pair.
-      strict: the first sample that is left out ends the job.
       limit: examples of each split, for a try; 0 for all.
     """
 
@@ -34,7 +33,6 @@ class Settings:
     exclude: str = ""
     guard: list[str] = dataclasses.field(default_factory=list)
     drop_bad_boxes: bool = False
-    strict: bool = False
     limit: int = 0
 
 
@@ -110,6 +108,7 @@ def _refuse_unwritable(example: records.Example) -> None:
     """JSON can hold half a surrogate pair, which no file of UTF-8 can."""
     texts = [example["id"], *example["captions"]]
     texts += [row[name] for row in example.get("regions", []) for name in ("text", "label")]
+    texts += [row["text"] for row in example.get("negatives", [])]
     for text in texts:
         try:
             text.encode()

@@ -24,6 +24,7 @@ CAPTIONS = 1_000_000  # kept of all tasks together, for training a tokenizer
 MAX_LABELS = 10_000  # more are free text and no list of classes
 _MAX_NAMED = 10_000  # samples left out that a report names; all are counted
 _KEYS_AFTER = 1_000
+_SLACK = 1.25  # records are a little longer than their inputs, and a shard should not have a tail of a few records
 DATA_ERROR = 65
 
 
@@ -33,11 +34,15 @@ class Work:
 
     Attributes:
       directory: the folder of the data set.
-      shard_bytes: after so many bytes of records a shard ends.
+      plan: the digest of the plan.
+      shard_bytes: of the inputs for a shard; a quarter more of records ends one.
+      strict: the first sample that is left out ends the job.
     """
 
     directory: str
+    plan: str
     shard_bytes: int
+    strict: bool = False
 
     def __call__(self, number: int) -> dict:
         """Makes the shards of a task.
@@ -45,35 +50,36 @@ class Work:
         Raises:
           CommandError: with `--strict`, a sample that was left out; or no sample has what the format is about.
         """
-        plan = _plan(self.directory)
+        plan = _plan(self.directory, self.plan)
         task, settings = plan.tasks[number], Settings(**plan.settings["screening"])
-        reader = _reader(plan.settings["format"], json.dumps(plan.settings["options"]))
+        reader = _reader(plan.settings["format"], json.dumps(plan.settings["options"]), self.plan)
         share = task.bytes / max(1, sum(task.bytes for task in plan.tasks))
         folder = Path(self.directory) / FOLDER
         tally = Tally(seed=number, captions=max(1, round(CAPTIONS * share)))
         with contextlib.ExitStack() as stack:
             writers: dict[str, shards.Writer] = {}
-            for split, example in screened(reader, task, settings, tally):
+            for split, example in screened(reader, task, settings, tally, self.strict):
                 if split not in writers:
-                    writer = shards.Writer(folder, f"{number:05d}", split, self.shard_bytes)
+                    writer = shards.Writer(folder, f"{number:05d}", split, round(_SLACK * self.shard_bytes))
                     writers[split] = stack.enter_context(writer)
                 writers[split].add(records.serialise(example))
         tally.write(folder, number)
         return {"shards": [dataclasses.asdict(s) for w in writers.values() for s in w.shards], **tally.report()}
 
 
+# Loaded once in a process; the digest is there so that a later job of the same process has its own.
 @functools.lru_cache(maxsize=1)
-def _plan(directory: str) -> Plan:
+def _plan(directory: str, _: str) -> Plan:
     return Plan.from_json(files.read_json(Path(directory) / FOLDER / PLAN))
 
 
 @functools.lru_cache(maxsize=1)
-def _reader(name: str, options: str) -> protocol.Reader:
+def _reader(name: str, options: str, _: str) -> protocol.Reader:
     return readers.reader_class(name)(argparse.Namespace(**json.loads(options)))
 
 
 def screened(
-    reader: protocol.Reader, task: Task, settings: Settings, tally: "Tally"
+    reader: protocol.Reader, task: Task, settings: Settings, tally: "Tally", strict: bool = False
 ) -> Iterator[tuple[str, records.Example]]:
     """Yields (split, example) of what can be used; the tally counts everything.
 
@@ -89,7 +95,7 @@ def screened(
                 item = _screened(screen, item)
             if isinstance(item, protocol.LeftOut):
                 tally.leave_out(item)
-                if settings.strict:
+                if strict:
                     raise CommandError(f"--strict: {item.reason}: {item.id}: {item.text}", DATA_ERROR)
                 tally.refuse_foreign()
             else:
@@ -122,7 +128,7 @@ class Tally:
     def leave_out(self, item: protocol.LeftOut) -> None:
         """Counts a sample that cannot be used."""
         self.left_out[item.reason] += 1
-        self.keys.update(item.keys)
+        self.keys.update(map(_writable, item.keys))
         self._name(item.reason, item.id, item.text)
 
     def take(self, split: str, example: records.Example, notes: list[tuple[str, str]]) -> None:
@@ -141,7 +147,7 @@ class Tally:
 
     def _name(self, reason: str, name: str, text: str) -> None:
         if len(self.named) < _MAX_NAMED:
-            self.named.append((reason, name, _writable(text)))
+            self.named.append((reason, _writable(name), _writable(text)))
 
     def refuse_foreign(self) -> None:
         """Raises CommandError where the first 1,000 samples all lack what the format is about."""

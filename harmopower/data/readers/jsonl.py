@@ -69,9 +69,8 @@ class Reader(protocol.Reader):
         start, stop, before, number = unit.place
         with open(unit.path, "rb") as file:
             file.seek(start)
-            while file.tell() < stop:
+            while file.tell() < stop and (line := file.readline()):
                 before += 1
-                line = file.readline()
                 if line.strip():
                     yield self._item(line, before, number)
 
