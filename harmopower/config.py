@@ -132,6 +132,9 @@ SETTINGS = {
         10, Whole(1), "those of a loss or gradient that is not finite are skipped; so many in a row stop the run"
     ),
     # --- devices
+    "mesh.platform": Setting(
+        "", Choice(("", "cpu", "gpu", "tpu")), "the kind of device that is meant; on another the run stops at once"
+    ),
     "mesh.data": Setting(-1, Whole(1, also=(-1,)), "devices that share the batch alone; -1: those that are left"),
     "mesh.fsdp": Setting(1, Whole(1, also=(-1,)), "devices that share the batch and the parameters"),
     "mesh.tensor": Setting(1, Whole(1), "devices that share each matrix product"),
@@ -205,7 +208,7 @@ def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
     Raises:
       ConfigError: names the key, both values and the rule that they break.
     """
-    _check_values(config)
+    check_values(config)
     _check_batch(config, devices, processes)
     if not any(config.objective[name].weight for name in OBJECTIVES):
         raise ConfigError("every config.objective.*.weight is 0; there is nothing to train on")
@@ -213,7 +216,8 @@ def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
     _check_regions(config)
 
 
-def _check_values(config: ConfigDict) -> None:
+def check_values(config: ConfigDict) -> None:
+    """Raises ConfigError where a key is unknown or missing, or its value none of the table."""
     values = flat(config.to_dict())
     for key in values:
         check_key(key)

@@ -38,6 +38,7 @@ def main(argv: list[str]) -> None:
     config.update_from_flattened_dict(changes)
     if SUITE.value is not None:
         config.evaluation.suite = SUITE.value
+    configs.check_values(config)
     if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
         config.model.attention = "xla"
         print(f"config.model.attention cudnn needs a GPU, this is {jax.default_backend()}: xla is used")

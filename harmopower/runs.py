@@ -16,6 +16,18 @@ from harmopower.training import state as states
 from harmopower.training.checkpoints import CheckpointGone, Checkpoints
 
 
+def check(config, platform: str) -> None:
+    """Checks what the rooms of a run know of its config and `configs.validate` does not; opens and writes nothing.
+
+    Raises:
+      ConfigError: names the key, the value and the rule.
+    """
+    clip.grid(config)
+    suites.chosen(config.evaluation.suite)
+    if config.model.attention == "cudnn" and platform != "gpu":
+        raise ConfigError(f"config.model.attention cudnn needs an NVIDIA GPU, but this is a {platform}; set it to xla")
+
+
 def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
     """Opens the prepared data set that the config names, and its tokenizer.
 

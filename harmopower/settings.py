@@ -60,7 +60,7 @@ class Numbers:
         """Whether the setting may be that."""
         try:
             found = numbers(value)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             return False
         return len(found) == self.count and all(map(self.each.accepts, found))
 

@@ -2,7 +2,8 @@
 
 Rerunning the same command resumes from the newest checkpoint in the workdir. Schedules, logging and evaluation may
 change (`history.jsonl` tells when); another model, tokenizer, data set, objective, seed or batch size is refused unless
-its key is named: `--allow_changes=objective.powerset.weight`.
+its key is named: `--allow_changes=objective.powerset.weight`. The settings, their defaults and what they may be are
+listed by --help_config, and in harmopower/config.py.
 """
 
 import os
@@ -11,7 +12,7 @@ from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
-from harmopower import command, runs
+from harmopower import command, errors, runs
 from harmopower import config as configs
 from harmopower import workdir as workdirs
 from harmopower.data.pipeline import BadDataError
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> int:
     config, workdir = command.loaded_config(CONFIG.value), WORKDIR.value
     configs.validate(config, jax.device_count(), jax.process_count())
     mesh = meshes.make_mesh(**config.mesh)
+    runs.check(config, jax.default_backend())
     load_init = (lambda params: starting.load_init(config.init, params, config, loop.say)) if config.init else None
     with StopSignal() as stop, workdirs.Lock(workdir) as lock:
 
@@ -64,12 +66,12 @@ def main(argv: list[str]) -> int:
         try:
             return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init, begin)
         except BadDataError as error:
-            raise CommandError(str(error), exit_code=65) from error
+            raise CommandError(str(error), exit_code=errors.DATA) from error
         except NonFiniteError as error:
             raise CommandError(
                 f"{error}; the last good checkpoint is kept. Lower config.optimizer.learning_rate "
                 f"({config.optimizer.learning_rate}) or the weight of the term named",
-                exit_code=70,
+                exit_code=errors.NUMBERS,
             ) from error
 
 

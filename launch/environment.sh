@@ -5,21 +5,21 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-usable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; }
+usable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; }
 
 find_python() {
   local candidate
-  for candidate in python3.12 python3.11 python3; do
+  for candidate in python3.14 python3.13 python3.12 python3.11 python3; do # the newest that is there
     if usable "$candidate"; then echo "$candidate"; return; fi
   done
-  echo "error: no Python 3.11 or 3.12 found; install one, or activate an environment that has it" >&2
+  echo "error: no Python 3.11 to 3.14 found; install one, or activate an environment that has it" >&2
   exit 2
 }
 
 make_environment() {
   if [ -n "${VIRTUAL_ENV:-}" ]; then
     PYTHON=$VIRTUAL_ENV/bin/python
-    usable "$PYTHON" || { echo "error: the active environment's $("$PYTHON" -V) is not 3.11 or 3.12" >&2; exit 2; }
+    usable "$PYTHON" || { echo "error: the active environment's $("$PYTHON" -V) is not 3.11 to 3.14" >&2; exit 2; }
     return
   fi
   PYTHON=$ROOT/.venv/bin/python

@@ -14,10 +14,15 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
   WORKDIR=$(realpath -m "$1")
   shift
 fi
+# A GPU that works is used: nvidia-smi fails where there is only its program.
+EXTRAS=base MEANT=()
+if [ -z "${JAX_PLATFORMS:-}" ] && nvidia-smi --list-gpus > /dev/null 2>&1; then
+  EXTRAS=cuda MEANT=(--config.mesh.platform=gpu)
+fi
 # shellcheck source=launch/environment.sh
-. "$HERE/environment.sh" base
+. "$HERE/environment.sh" "$EXTRAS"
 cd "$ROOT"
 
 "$PYTHON" -m tools.prepare scenes --output runs/data/scenes
-"$PYTHON" -m harmopower.train --config configs/scenes.py --workdir "$WORKDIR" "$@"
+"$PYTHON" -m harmopower.train --config configs/scenes.py --workdir "$WORKDIR" "${MEANT[@]}" "$@"
 "$PYTHON" -m tools.export --workdir "$WORKDIR" --format huggingface --output "$WORKDIR/export"

@@ -39,13 +39,12 @@ FLAGS=$(printf '%q ' "$@")
 REMOTE="set -eu
 if pgrep -f '[h]armopower.train' > /dev/null; then echo 'error: a run is under way; stop it first' >&2; exit 2; fi
 mkdir -p harmopower && tar -xzf harmopower.tar.gz -C harmopower && cd harmopower
-command -v python3.12 python3.11 > /dev/null ||
+command -v python3.14 python3.13 python3.12 python3.11 > /dev/null ||
   { sudo apt-get -qq update; sudo apt-get -qq install -y python3.11-venv; }
-. launch/environment.sh base
-\"\$PYTHON\" -m pip install --quiet --constraint constraints.txt 'jax[tpu]'
+. launch/environment.sh tpu
 export LIBTPU_INIT_ARGS=\"$LIBTPU_FLAGS \${LIBTPU_INIT_ARGS:-}\"
 export HARMOPOWER_DISTRIBUTED=1 # nothing in a TPU VM's environment says that there are other workers
-setsid nohup \"\$PYTHON\" -m harmopower.train $FLAGS > ../harmopower.log 2>&1 < /dev/null &"
+setsid nohup \"\$PYTHON\" -m harmopower.train --config.mesh.platform=tpu $FLAGS > ../harmopower.log 2>&1 < /dev/null &"
 
 gcloud compute tpus tpu-vm scp "$ARCHIVE" "$NAME:harmopower.tar.gz" --zone="$ZONE" --worker=all
 on_workers all "bash -c $(printf '%q' "$REMOTE")"

@@ -6,8 +6,13 @@ import subprocess
 import sys
 import time
 
+from absl import flags
+from ml_collections import config_flags
 import pytest
 
+from harmopower import command
+from harmopower import config as configs
+from harmopower.errors import CommandError
 from harmopower.training import writers
 from tests.training import common
 
@@ -36,7 +41,15 @@ def start(config_file, workdir, *settings):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (["--config.objective.powerset.wieght=0"], ["wieght"]),
+        (
+            ["--config.objective.powerset.wieght=0"],
+            ["config.objective.powerset.wieght", "config.objective.powerset.weight?"],
+        ),
+        (
+            ["--config.model.attention=cudnn", "--config.model.dtype=bfloat16"],
+            ["config.model.attention cudnn", "a cpu"],
+        ),
+        (["--config.mesh.platform=tpu"], ["config.mesh.platform tpu", "finds a cpu"]),
         (["--config.batch_size=10", "--config.accumulate=4"], ["batch_size 10", "4 slices", "multiple of 4"]),
         (["--config.data.source=no/such/folder"], ["no/such/folder", "tools.prepare"]),
         (["--config.data.split=dev"], ["dev", "train"]),
@@ -57,6 +70,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(config_file, tmp_path, sett
 def test_help_shows_an_example_and_the_flags(module):
     shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and f"python -m {module} --" in shown.stdout, shown
+    assert module != "harmopower.train" or "--help_config" in shown.stdout
     assert {"harmopower.train": "--config:", "harmopower.evaluate": "--step:", "tools.plan": "--chip:"}[
         module
     ] in shown.stdout
@@ -72,6 +86,42 @@ def test_a_wrong_config_path_is_one_line_and_exit_code_2(tmp_path):
     run = start(tmp_path / "missing.py", tmp_path)
     _, error = run.communicate()
     assert run.returncode == 2 and "missing.py" in error and "Traceback" not in error
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line_and_exit_code_2(config_file):
+    run = start(config_file, "/proc/x")
+    _, error = run.communicate()
+    assert run.returncode == 2 and "error: --workdir /proc/x cannot be made" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("def get_config():\n    return 1 / 0\n", ["broken.py, line 2", "ZeroDivisionError"]),
+        ("import no_such_package\n", ["no_such_package"]),
+        ("def get_config(:\n", ["SyntaxError"]),
+    ],
+)
+def test_a_broken_config_file_is_one_line(tmp_path, source, words):
+    (tmp_path / "broken.py").write_text(source)
+    values, argv = flags.FlagValues(), ["train", f"--config={tmp_path / 'broken.py'}"]
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    with pytest.raises(CommandError) as error:
+        command.loaded_config(command.parsed(values, argv) and values.config)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_missing_config_says_so():
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=["train"])
+    flags.mark_flag_as_required("config", values)
+    with pytest.raises(CommandError, match="^--config is missing; --help shows an example$"):
+        command.parsed(values, ["train"])
+
+
+def test_the_settings_are_listed():
+    shown = subprocess.run([sys.executable, "-m", "harmopower.train", "--help_config"], capture_output=True, text=True)
+    assert shown.returncode == 0 and all(f"--config.{key}=" in shown.stdout for key in configs.SETTINGS)
 
 
 def test_evaluating_nothing_is_one_line_and_exit_code_2(tmp_path):

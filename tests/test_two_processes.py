@@ -68,7 +68,7 @@ def test_two_processes_are_one_run(config_file, tmp_path):
     second.send_signal(signal.SIGTERM)  # the one that writes no files
     codes, outputs = finish(first, second)
     (stopped,) = Checkpoints(str(tmp_path / "two")).steps()
-    assert codes == [0, 0] and 1 <= stopped < TOTAL, outputs
+    assert codes == [75, 75] and 1 <= stopped < TOTAL, outputs
     assert f"stopped by SIGTERM after step {stopped}" in outputs[0] and "stopped" not in outputs[1]
 
     codes, outputs = finish(*start_two(config_file, tmp_path / "two"))

@@ -31,18 +31,20 @@ def initialize_processes() -> None:
         jax.distributed.initialize()
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, platform: str = "", devices=None) -> Mesh:
     """Builds the mesh; one axis may be -1 and takes the devices that the others leave.
 
     Args:
+      platform: of the devices, `cpu`, `gpu` or `tpu`; empty for any.
       devices: all of them by default. Their `slice_index`, or where they have none their process, says which of them
         are joined by the fast network; groups must be of equal size.
 
     Raises:
-      ConfigError: the axes do not multiply to the number of devices, or processes would share rows of the batch; the
-        text names the keys and both values.
+      ConfigError: the devices are of another platform, the axes do not multiply to their number, or processes would
+        share rows of the batch; the text names the keys and both values.
     """
     devices = jax.devices() if devices is None else devices
+    _check_platform(platform, devices[0].platform)
     shape = _fill({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
     arranged = arrange(shape, devices)
     _check_rows(arranged)
@@ -58,6 +60,15 @@ def arrange(shape: tuple[int, ...], devices):
     return mesh_utils.create_hybrid_device_mesh(
         inside, between, devices, process_is_granule=by_process, allow_split_physical_axes=True
     )
+
+
+def _check_platform(meant: str, found: str) -> None:
+    # jax falls back to the CPU without an error where it has no plugin or the driver is missing.
+    if meant and meant != found:
+        extra = {"gpu": "; pip install -e '.[cuda]', and see nvidia-smi", "tpu": "; pip install -e '.[tpu]'"}
+        raise ConfigError(
+            f"config.mesh.platform {meant} is meant, but jax {jax.__version__} finds a {found}{extra.get(meant, '')}"
+        )
 
 
 def _check_rows(arranged) -> None:

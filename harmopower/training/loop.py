@@ -38,7 +38,7 @@ def train(
       evaluate: called as `evaluate(params, step) -> metrics` every `config.evaluation.every_steps` and at the end.
 
     Returns:
-      the exit code: 0 when done or stopped by a scheduler's signal, 130 after Ctrl-C.
+      the exit code (errors.py): 0 when done, 75 when stopped by a scheduler's signal, 130 after Ctrl-C.
 
     Raises:
       NonFiniteError: losses or gradients were not finite for too many steps; the checkpoints stay as they are.

@@ -76,7 +76,7 @@ class Step:
         self.config = config.copy_and_resolve_references()
         self.config.model.attention = "xla"  # a CPU has no other
         configs.validate(self.config, jax.device_count())
-        self._mesh = meshes.make_mesh(**self.config.mesh)
+        self._mesh = meshes.make_mesh(**{**self.config.mesh, "platform": ""})  # a CPU stands in
         self.model = make_model(self.config)
         self._optimizer = optimizers.make_optimizer(self.config)
         self._state = states.abstract(self.model, self._optimizer, self._mesh)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from harmopower.errors import INTERRUPTED, STOPPED
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -37,8 +39,8 @@ class StopSignal:
 
     @property
     def exit_code(self) -> int:
-        """0 for the signals of schedulers, 130 for Ctrl-C, so that a script around us stops too."""
-        return 130 if self.received == signal.SIGINT else 0
+        """75 for the signals of schedulers: start me again; 130 for Ctrl-C, so that a script around us stops too."""
+        return INTERRUPTED if self.received == signal.SIGINT else STOPPED
 
     def requested(self) -> bool:
         """Whether this process was told to stop."""

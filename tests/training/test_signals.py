@@ -8,7 +8,7 @@ import pytest
 from harmopower.training.signals import LateMaximum, StopSignal
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_a_signal_is_remembered(number, code):
     before = signal.getsignal(number)
     with StopSignal() as stop:
