@@ -62,7 +62,7 @@ HISTORY = _keys(
 FREE = _keys(
     """
     accumulate data.source data.tokenizer data.workers data.threads data.rows_per_element data.ahead_mib
-    model.remat model.attention model.scan_unroll objective.communication mesh.data mesh.fsdp mesh.tensor
+    model.remat model.attention model.scan_unroll objective.communication mesh.platform mesh.data mesh.fsdp mesh.tensor
     """
 )
 

@@ -35,6 +35,12 @@ def test_one_device_mesh_cuts_nothing():
     assert mesh.shape == {"data": 1, "fsdp": 1, "tensor": 1} and meshes.batch_shards(mesh) == 1
 
 
+def test_another_platform_than_the_one_that_is_meant_is_refused():
+    assert meshes.make_mesh(platform="cpu", devices=jax.devices()[:1]).size == 1
+    with pytest.raises(ConfigError, match="config.mesh.platform gpu is meant, but .* finds a cpu; .*cuda"):
+        meshes.make_mesh(platform="gpu", devices=jax.devices()[:1])
+
+
 def gpus(nodes, per_node, **attributes):
     """Stand-ins for the devices of several nodes, in the order in which jax lists them."""
     return [
