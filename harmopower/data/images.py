@@ -72,7 +72,7 @@ def shrink(data: bytes, shortest_side: int, quality: int = QUALITY) -> bytes:
         small = _upright_rgb(image)
         if kept and not image.has_transparency_data and _orientation(image) == 1:
             return data
-        return _encode_jpeg(_fit(small, whole, shortest_side), quality)
+        return encode_jpeg(_fit(small, whole, shortest_side), quality)
 
 
 def _fit(image: Image.Image, whole: tuple[int, int], shortest_side: int) -> Image.Image:
@@ -85,7 +85,8 @@ def _fit(image: Image.Image, whole: tuple[int, int], shortest_side: int) -> Imag
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
+def encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    """A JPEG of an RGB image, `quality` from 1 to 100."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
