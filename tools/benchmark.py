@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from harmopower.objectives import costs, powerset, reference
+from harmopower.objectives import powerset
 from harmopower.parallel import mesh as meshes
-from tools import benchmark_data, benchmark_step
+from tools import benchmark_data, benchmark_step, operations, reference
 from tools.measuring import fastest, format_number, matmul_rate, use_devices
 
 # ViT-B/16 with 77 text tokens: 41.09 GFLOP forward a pair, and twice that backward.
@@ -95,7 +95,7 @@ def measure_powerset(options: argparse.Namespace) -> dict:
     use_devices(options.devices)
     forms = measure_forms(options)
     two_sweeps = forms["two_sweeps"]["seconds"]
-    operations = costs.powerset_operations(
+    counted = operations.powerset_operations(
         options.batch, options.regions, options.phrases, options.width, options.method
     )
     step_flops = STEP_FLOPS_A_PAIR * options.batch
@@ -105,14 +105,14 @@ def measure_powerset(options: argparse.Namespace) -> dict:
         "platform": jax.devices()[0].device_kind,
         "forms": forms,
         "times_faster_than": {name: _ratio(form["seconds"], two_sweeps) for name, form in forms.items()},
-        "operations": operations._asdict(),
+        "operations": counted._asdict(),
         "matmul_flops_per_second": rate,
         "share_of_step": {
-            "counted_matmul": operations.matmul / step_flops,
+            "counted_matmul": counted.matmul / step_flops,
             "measured": _ratio(two_sweeps, step_flops / rate),
-            "floor_on_h200": floor_seconds(operations) / (step_flops / H200["matmul"]),
+            "floor_on_h200": floor_seconds(counted) / (step_flops / H200["matmul"]),
         },
-        "floor_on_h200_seconds": floor_seconds(operations),
+        "floor_on_h200_seconds": floor_seconds(counted),
     }
 
 
@@ -163,7 +163,7 @@ def form_loss(name: str, options: argparse.Namespace):
     if name == "dense":
         return partial(reference.dense_loss, **how)
     how |= dict(rng=jax.random.key(0)) | (dict(block=options.block) if name == "two_sweeps" else {})
-    function = powerset.powerset_loss if name == "two_sweeps" else powerset.dense_loss
+    function = powerset.powerset_loss if name == "two_sweeps" else reference.scored_loss
     return lambda *arrays: function(*arrays, **how)[0]
 
 
@@ -183,9 +183,9 @@ def random_features(name: str, options: argparse.Namespace):
     return regions, jnp.ones(regions.shape[:2], bool), *texts
 
 
-def floor_seconds(operations: costs.Operations) -> float:
+def floor_seconds(counted: operations.Operations) -> float:
     """Seconds on one H200 if nothing overlaps and nothing waits for memory: a floor for tiles that stay on chip."""
-    return sum(count / H200[kind] for kind, count in operations._asdict().items())
+    return sum(count / H200[kind] for kind, count in counted._asdict().items())
 
 
 def _ratio(above, below):

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 
 from harmopower.parallel import collectives
 
-# Rows of a tile: 1024 x 1024 float32 logits are 4 MiB, large enough for full-speed matrix products.
-DEFAULT_BLOCK = 1024
 # Stands for minus infinity; finite, so that a difference of two of them is no NaN.
 NOTHING = -1e30
 
@@ -75,7 +73,7 @@ def sigmoid_loss(image, text, logit_scale, logit_bias, *, weight_rows=None, bloc
       loss, and metrics `positive_logit`, `accuracy` (share of pairs with a positive logit).
     """
     weight = row_weights(image, weight_rows)
-    meeting = collectives.arrange(image.shape[0], block, DEFAULT_BLOCK, communication)
+    meeting = collectives.arrange(image.shape[0], block, collectives.tile_rows(), communication)
     sides = collectives.pad_rows((image, text, weight > 0), meeting.block)
     per_image = _sigmoid_rows(meeting, *sides, jnp.float32(logit_scale), jnp.float32(logit_bias))[: image.shape[0]]
     positive = logit_scale * jnp.sum(image.astype(jnp.float32) * text.astype(jnp.float32), axis=-1) + logit_bias
@@ -103,7 +101,7 @@ def info_nce(a, b, valid, group, logit_scale, *, duplicates="positives", block=N
     if duplicates not in ("positives", "ignore"):
         raise ValueError(f"duplicates is {duplicates!r}; choose 'positives' or 'ignore'")
     rows = a.shape[0]
-    meeting = collectives.arrange(rows, block, DEFAULT_BLOCK, communication)
+    meeting = collectives.arrange(rows, block, collectives.tile_rows(), communication)
     sides = collectives.pad_rows((a, b, valid, group), meeting.block)
     results = _info_nce(duplicates, meeting, *sides, jnp.float32(logit_scale))
     return tuple(result[:rows] for result in results)

@@ -25,6 +25,9 @@ from jax.sharding import PartitionSpec
 from harmopower.parallel import rules
 
 COMMUNICATIONS = ("ring", "gather")
+# Numbers in the largest array of one tile. On a CPU 4 MiB, about a core's cache (measured: docs/benchmarks.md); an
+# accelerator wants few large tiles, because every tile costs it some launches (reasoned, not measured).
+TILE_NUMBERS = {"cpu": 2**20, "accelerator": 2**24}
 
 
 class Meeting(NamedTuple):
@@ -156,8 +159,21 @@ def join_blocks(tree):
     return jax.tree.map(lambda array: array.reshape((-1,) + array.shape[2:]), tree)
 
 
+def tile_rows(numbers: int = 1) -> int:
+    """Rows of a square tile on this backend, a power of two and at least 8.
+
+    Args:
+      numbers: in the largest array of a tile, for each of its pairs of rows.
+    """
+    limit = TILE_NUMBERS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+    rows = 8
+    while (2 * rows) ** 2 * numbers <= limit:
+        rows *= 2
+    return rows
+
+
 def arrange(rows: int, block: int | None, default: int, communication: str) -> Meeting:
-    """How a batch of `rows` meets: in tiles of `block` or else `default` rows, at most those of a shard.
+    """How a batch of `rows` meets: in tiles of `block` rows, or else in as few even ones as `default` rows allow.
 
     Raises:
       ValueError: block is not positive, or communication is none of `COMMUNICATIONS`.
@@ -166,7 +182,10 @@ def arrange(rows: int, block: int | None, default: int, communication: str) -> M
         raise ValueError(f"block {block} is not a number of rows; give at least 1, or None to choose from the shapes")
     if communication not in COMMUNICATIONS:
         raise ValueError(f"objective.communication is {communication!r}; choose one of {', '.join(COMMUNICATIONS)}")
-    return Meeting(min(block or default, -(-rows // shard_count())), communication)
+    shard = -(-rows // shard_count())
+    # Even tiles: 5,120 rows in two of 2,560 and none of padding, not in two of 4,096. Multiples of 8 suit memory.
+    even = -(-shard // -(-shard // default))
+    return Meeting(min(block or even + -even % 8, shard), communication)
 
 
 def pad_rows(tree, block: int):

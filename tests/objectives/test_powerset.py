@@ -11,7 +11,8 @@ import numpy as np
 import oracle
 import pytest
 
-from harmopower.objectives import costs, powerset, reference
+from harmopower.objectives import powerset, subsets
+from tools import operations, reference
 
 # One padded shape for all random cases: the masks make M 1..12 and K 1..24 of it, and jit compiles once.
 CASES, MAX_M, MAX_K = 4, 12, 24
@@ -129,9 +130,9 @@ def test_order_and_padding_do_not_matter(block, random):
 
 def test_sampled_is_the_mean_over_its_subsets_and_unbiased():
     s, full, key = METHOD_SCORES, np.ones(3, bool), jax.random.key(0)
-    subsets = np.asarray(powerset.draw_subsets(powerset.How("sampled", samples=50), 3, key))
+    drawn = np.asarray(subsets.draw_subsets(subsets.How("sampled", samples=50), 3, key))
     got = powerset.region_to_tree(s, full, full, method="sampled", samples=50, rng=key)
-    assert got == pytest.approx((subsets @ s).max(1).mean(), abs=1e-6)
+    assert got == pytest.approx((drawn @ s).max(1).mean(), abs=1e-6)
     many = powerset.region_to_tree(s, full, full, method="sampled", samples=20000, rng=key)
     assert many == pytest.approx(0.29375, abs=5 * 0.2 / np.sqrt(20000))
 
@@ -196,7 +197,7 @@ def value_and_gradient(loss, arrays, weight, **how):
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_two_sweeps_equal_the_dense_form(how):
     arrays, weight = example()
-    value, gradient, metrics = value_and_gradient(powerset.dense_loss, arrays, weight, **how)
+    value, gradient, metrics = value_and_gradient(reference.scored_loss, arrays, weight, **how)
     assert value > 0 and np.abs(gradient[0]).max() > 1e-2
     for block in ({}, dict(block=3)):
         tiled, tiled_gradient, tiled_metrics = value_and_gradient(
@@ -233,7 +234,7 @@ def test_ties_go_to_the_lowest_index_whatever_the_tile(block):
     phrases[[1, 4, 6]] = 10 * phrases[1]
     arrays = regions, np.ones((7, 5), bool), phrases, np.ones((7, 6), bool)
     _, (_, gradient), _ = value_and_gradient(powerset.powerset_loss, arrays, weight, **block, **HOW["exact"])
-    _, (_, dense), _ = value_and_gradient(powerset.dense_loss, arrays, weight, **HOW["exact"])
+    _, (_, dense), _ = value_and_gradient(reference.scored_loss, arrays, weight, **HOW["exact"])
     np.testing.assert_allclose(gradient, dense, rtol=0, atol=2e-6 * np.abs(dense).max())
     assert np.abs(gradient[1]).sum() > 1.5 * np.abs(gradient[np.array([4, 6])]).sum(axis=(1, 2)).max()
 
@@ -348,7 +349,7 @@ def test_the_papers_forms_give_the_same_loss_and_gradient(method):
 
 
 def test_counted_products_are_those_of_all_pairs():
-    counted = costs.powerset_operations(4096, 10, 20, 512, "nla")
+    counted = operations.powerset_operations(4096, 10, 20, 512, "nla")
     assert counted.matmul == pytest.approx(2 * 4096**2 * 10 * 20 * 512, rel=0.01)
-    exact = costs.powerset_operations(4096, 10, 20, 512, "exact")
+    exact = operations.powerset_operations(4096, 10, 20, 512, "exact")
     assert exact.vector == pytest.approx(2 * 2**10 * 20 * 4096**2, rel=0.1)

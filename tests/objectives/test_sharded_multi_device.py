@@ -12,6 +12,7 @@ import pytest
 
 from harmopower.objectives import contrastive, powerset, region
 from harmopower.parallel import mesh as meshes
+from tools import reference
 
 if jax.device_count() < 8:
     pytest.skip("run with XLA_FLAGS=--xla_force_host_platform_device_count=8", allow_module_level=True)
@@ -143,7 +144,7 @@ def test_ties_across_shards_go_to_the_lowest_index(communication, phrases):
         features[name] = positive.at[twins].set(positive[1])
     masks = masks | {name: np.ones_like(masks[name]) for name in ("region_mask", "phrase_mask", "weight")}
     loss = partial(triplet, method="exact", phrases=phrases)
-    dense = evaluate(partial(loss, loss=powerset.dense_loss), features, masks)
+    dense = evaluate(partial(loss, loss=reference.scored_loss), features, masks)
     sharded = partial(loss, block=1, communication=communication)
     agree(evaluate(sharded, features, masks, on_mesh((4, 2))), dense)
     gradient = np.abs(dense[1]["phrases"]).sum((1, 2))

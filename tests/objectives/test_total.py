@@ -10,8 +10,9 @@ import pytest
 from harmopower.config import get_config
 from harmopower.features import phrases as phrase_features
 from harmopower.features import regions as region_features
-from harmopower.objectives import contrastive, powerset, region, total
+from harmopower.objectives import contrastive, region, total
 from harmopower.objectives.objective import Needs, Towers
+from tools import reference
 
 ROWS, REGIONS, PHRASES, TOKENS, OWN, WIDTH, GRID = 4, 3, 5, 9, 6, 16, (4, 4)
 SCALES = {name: jnp.float32(value) for name, value in (("logit_scale", 10), ("logit_bias", -5), ("region_scale", 3))}
@@ -104,7 +105,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(inputs):
     softmax = contrastive.softmax_loss(features.image, features.text, 10.0, weight_rows=features.weight)[0]
     assert parts["global_contrastive"] == pytest.approx(float(softmax), rel=1e-6)
     kept = np.array([0, 1, 3])
-    dense = powerset.dense_loss(
+    dense = reference.scored_loss(
         features.regions[kept],
         features.region_mask[kept],
         features.own["powerset"]["phrases"][kept],

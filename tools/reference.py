@@ -6,6 +6,29 @@ For tests, benchmarks and plots. Nothing here is clever, and memory grows with `
 import jax
 import jax.numpy as jnp
 
+from harmopower.objectives import powerset, search
+from harmopower.objectives.contrastive import row_weights
+
+
+def scored_loss(regions, region_mask, phrases, phrase_mask, *, margin, weight_rows=None, rng=None, **how):
+    """`powerset_loss` computed from `dense_scores`."""
+    scores = powerset.dense_scores(regions, region_mask, phrases, phrase_mask, rng=rng, **how)
+    return triplet_loss(scores, row_weights(regions, weight_rows), margin)
+
+
+def triplet_loss(scores, weight, margin):
+    """Loss and metrics of the hardest negatives in a matrix [B, B] of scores; rows of weight 0 are no negatives."""
+    valid = weight > 0
+    others = valid[:, None] & valid[None, :] & ~jnp.eye(len(scores), dtype=bool)
+    candidates = jnp.where(others, scores, -jnp.inf)
+    hard_text = _pick(scores, candidates.argmax(1), others.any(1))
+    hard_image = _pick(scores.T, candidates.argmax(0), others.any(0))
+    return search.loss_of_scores(jnp.diagonal(scores), hard_text, hard_image, margin, weight)
+
+
+def _pick(scores, index, found):
+    return jnp.where(found, jnp.take_along_axis(scores, index[:, None], axis=1)[:, 0], -jnp.inf)
+
 
 def dense_loss(regions, region_mask, phrases, phrase_mask, *, margin, method="nla", temperature=1e-3, zeta=0.75):
     """The triplet loss of METHOD section 6 from one tensor `s [B, B, M, K]`.

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from harmopower.objectives import powerset
+from harmopower.objectives import powerset, search
 
 
 class Operations(NamedTuple):
@@ -24,10 +24,9 @@ def powerset_operations(
     Returns:
       Operations of all devices together. Additions and comparisons count one; so does an exp or a log.
     """
-    subsets = samples if method == "sampled" else 0
-    matmul = powerset.matrix_products(batch, regions, phrases, width, subsets)
+    matmul = powerset.matrix_products(batch, regions, phrases, width, samples if method == "sampled" else 0)
     vector, transcendental = _a_pair(regions, phrases, method, samples)
-    evaluations = powerset.evaluations(batch)
+    evaluations = search.evaluations(batch)
     return Operations(matmul, evaluations * vector, evaluations * transcendental)
 
 

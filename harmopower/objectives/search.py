@@ -1,0 +1,266 @@
+"""Triplet losses on the hardest negatives of the global batch, in two sweeps, whatever scores a pair.
+
+A row's loss uses three scores: its own pair's, its hardest text's, its hardest image's. So the first sweep searches all
+pairs without gradient, tile by tile, for the hardest of every row; the second differentiates only the `3 B` scores
+found (METHOD section 6). No matrix of all pairs ever exists, and the gradient is that of the loss that would use one.
+"""
+
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmopower.objectives.contrastive import weighted_mean
+from harmopower.parallel import collectives
+
+
+class Side(NamedTuple):
+    """Images or texts: vectors [b, M, D] each, and which of them are real, bool [b, M]."""
+
+    vectors: jax.Array
+    mask: jax.Array
+
+    def real(self) -> jax.Array:
+        """The vectors, those that are not real 0."""
+        return jnp.where(self.mask[..., None], self.vectors, 0)
+
+
+class Scorer(Protocol):
+    """What gives an image-text pair its score. Hashable: it is compiled in, and arrays that it needs are `drawn`."""
+
+    def tile(self, images: Side, texts: Side, drawn) -> jax.Array:
+        """Scores of all pairs of some images and some texts: float32 [images, texts]."""
+        ...
+
+    def pairs(self, images: Side, texts: Side, drawn) -> jax.Array:
+        """Scores of image p and text p: float32 [pairs]."""
+        ...
+
+    def gradients(self, images: Side, texts: Side, cotangent, drawn) -> tuple[jax.Array, jax.Array]:
+        """Gradients of the sum of `cotangent` [pairs] times `pairs` by the vectors of both sides, float32."""
+        ...
+
+
+def triplet_loss(
+    scorer: Scorer, images: Side, texts: Side, weight, *, margin, numbers, communication, block=None, drawn=None
+):
+    """`mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed.
+
+    Inside a mesh (`jax.set_mesh`) every shard of the batch searches its own texts against the images of all shards, or
+    its own images against all texts, if those have fewer vectors.
+
+    Args:
+      scorer: what gives the scores.
+      images, texts: of the batch; row p of one belongs to row p of the other.
+      weight: float32 [B]; the mean runs over the weighted rows, a row of weight 0 is no negative either.
+      margin: delta of the loss.
+      numbers: in the largest array that `scorer.tile` makes, a pair; chooses the rows of a tile.
+      block: rows of a tile; None chooses.
+      communication: how shards meet (see `harmopower.parallel.collectives`).
+      drawn: tree of arrays that the scorer needs, the same for all pairs.
+    Returns:
+      loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
+      `hard_text` and `hard_image` scores.
+    """
+    rows = weight.shape[0]
+    meeting = collectives.arrange(rows, block, collectives.tile_rows(numbers), communication)
+    padded = collectives.pad_rows((images, texts, weight > 0), meeting.block)
+    found = (scores[:rows] for scores in _triplet_scores(scorer, meeting, *padded, drawn))
+    return loss_of_scores(*found, margin, weight)
+
+
+def loss_of_scores(own, hard_text, hard_image, margin, weight):
+    """Loss and metrics from the three scores [B] of every row; a score of -inf is a row without a negative."""
+    above_text, above_image = (hard - own + margin for hard in (hard_text, hard_image))
+    loss = weighted_mean(jax.nn.relu(above_text), weight) + weighted_mean(jax.nn.relu(above_image), weight)
+    active = (weighted_mean(above_text > 0, weight) + weighted_mean(above_image > 0, weight)) / 2
+    found = weight * jnp.isfinite(hard_text)
+    metrics = {
+        "active": active,
+        "pairs": (weight > 0).sum(),
+        "positive": weighted_mean(own, weight),
+        "hard_text": weighted_mean(hard_text, found),
+        "hard_image": weighted_mean(hard_image, found),
+    }
+    return loss, lax.stop_gradient(metrics)
+
+
+def evaluations(batch: int) -> int:
+    """How many pairs are scored: all and the own ones once more by the search, and two times the `3 B` of the loss.
+
+    The derivative of a scored pair costs about twice its value: the value again, then the slopes.
+    """
+    return batch * batch + batch + 2 * 3 * batch
+
+
+def matrix_products(batch: int, products: int) -> int:
+    """Operations of the inner products of value and gradient, where a pair takes so many; a gradient takes three."""
+    return (batch * batch + batch + 3 * 3 * batch) * products
+
+
+def inner_products(equation: str, *arrays) -> jax.Array:
+    """Einsum with float32 sums, and with float32 inputs not rounded to a shorter type first."""
+    return jnp.einsum(equation, *arrays, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+
+
+# --- first sweep: the search ---------------------------------------------------------------------------------------
+
+
+class _Best(NamedTuple):
+    """The best candidate so far of every row: its score and its index in the global batch; -inf where none was met."""
+
+    score: jax.Array
+    index: jax.Array
+
+
+def _merge(best: _Best, other: _Best) -> _Best:
+    """The better of two; equal scores go to the lower index, so that the order of the tiles does not matter."""
+    better = (other.score > best.score) | ((other.score == best.score) & (other.index < best.index))
+    return _Best(*(jnp.where(better, new, old) for new, old in zip(other, best)))
+
+
+def _best_along(scores, index, axis: int) -> _Best:
+    return _Best(scores.max(axis), index[scores.argmax(axis)])
+
+
+def _home_first(images: Side, texts: Side, pair) -> tuple:
+    """Orders (of the images, of the texts) as (home, guest), and back: the side with fewer vectors a row travels."""
+    images_travel = images.vectors.shape[1] <= texts.vectors.shape[1]
+    return tuple(pair)[::-1] if images_travel else tuple(pair)
+
+
+def _search(scorer, meeting, axes, images, texts, valid, index, drawn):
+    """The hardest text of every image and the hardest image of every text, over the global batch."""
+    home_first = partial(_home_first, images, texts)
+
+    def tile(home, home_best, guest, guest_best):
+        (images, image_valid, image_index), (texts, text_valid, text_index) = home_first((home, guest))
+        hard_text, hard_image = home_first((home_best, guest_best))
+        candidate = image_valid[:, None] & text_valid[None, :] & (image_index[:, None] != text_index[None, :])
+        scores = jnp.where(candidate, scorer.tile(images, texts, drawn), -jnp.inf)
+        hard_text = _merge(hard_text, _best_along(scores, text_index, axis=1))
+        return home_first((hard_text, _merge(hard_image, _best_along(scores, image_index, axis=0))))
+
+    home, guest = home_first(((images, valid, index), (texts, valid, index)))
+    nobody = _Best(jnp.full(index.shape, -jnp.inf), jnp.full(index.shape, jnp.iinfo(jnp.int32).max))
+    return home_first(collectives.meet(tile, home, nobody, guest, nobody, meeting, axes, combine=_merge))
+
+
+def _own_scores(scorer, block: int, images, texts, drawn):
+    """The score of every row's own pair, in blocks because the products copy their rows."""
+    score = lambda rows: scorer.pairs(*rows, drawn)
+    return lax.map(score, collectives.split_blocks((images, texts), block)).reshape(-1)
+
+
+def _triplets(scorer, meeting, images, texts, valid, drawn):
+    def shard(axes, rows, drawn):
+        images, texts, valid, index = rows
+        own = _own_scores(scorer, meeting.block, images, texts, drawn)
+        return own, *_search(scorer, meeting, axes, images, texts, valid, index, drawn)
+
+    index = jnp.arange(valid.shape[0], dtype=jnp.int32)
+    return collectives.over_batch(shard, (images, texts, valid, index), drawn)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _triplet_scores(scorer, meeting: collectives.Meeting, images, texts, valid, drawn):
+    """Scores [B] of the own pair, the hardest text and the hardest image of every row; -inf where there is none."""
+    own, hard_text, hard_image = _triplets(scorer, meeting, images, texts, valid, drawn)
+    return own, hard_text.score, hard_image.score
+
+
+# --- second sweep: the gradient ------------------------------------------------------------------------------------
+
+
+class _Hardest(NamedTuple):
+    """The hardest partner of every row: its index in the global batch, and the derivative of the loss by its score."""
+
+    index: jax.Array
+    cotangent: jax.Array
+
+
+def _forward(scorer, meeting, *arrays):
+    own, hard_text, hard_image = _triplets(scorer, meeting, *arrays)
+    return (own, hard_text.score, hard_image.score), (arrays, hard_text.index, hard_image.index)
+
+
+def _backward(scorer, meeting, kept, cotangents):
+    """The derivative of the `3 B` scores, each pair computed where its home row lives."""
+    (images, texts, valid, drawn), hard_text, hard_image = kept
+    index = jnp.arange(valid.shape[0], dtype=jnp.int32)
+    d_own, d_hard_text, d_hard_image = cotangents
+    hardest = _Hardest(hard_text, d_hard_text), _Hardest(hard_image, d_hard_image)
+    d_images, d_texts = collectives.over_batch(
+        partial(_shard_gradient, scorer, meeting), (images, texts, index, hardest, d_own), drawn
+    )
+    by_side = lambda gradient, side: Side(gradient.astype(side.vectors.dtype), None)
+    return by_side(d_images, images), by_side(d_texts, texts), None, None
+
+
+_triplet_scores.defvjp(_forward, _backward)
+
+
+def _shard_gradient(scorer, meeting, axes, rows, drawn):
+    """Gradient of this shard's images and texts; the guests bring their hardest partners and collect gradients."""
+    images, texts, index, hardest, d_own = rows
+    home_first = partial(_home_first, images, texts)
+
+    def add_pairs(sides, sums, rows, cotangent):
+        """All pairs are given as (home, guest); None stands for the row itself."""
+        of_sides = home_first(sides), home_first(sums), home_first(rows)
+        return home_first(_add_pair_gradients(scorer, meeting.block, drawn, *of_sides, cotangent))
+
+    def visit(home_sums, guest, guest_sums):
+        guest_side, guest_index, guest_hardest = guest
+        sides, sums = (home, guest_side), (home_sums, guest_sums)
+        at_home, cotangent = _localise(guest_hardest, index)
+        sums = add_pairs(sides, sums, (at_home, None), cotangent)
+        visiting, cotangent = _localise(home_hardest, guest_index)
+        return add_pairs(sides, sums, (None, visiting), cotangent)
+
+    (home, guest), (home_hardest, guest_hardest) = home_first((images, texts)), home_first(hardest)
+    zeros = home_first((jnp.zeros(images.vectors.shape), jnp.zeros(texts.vectors.shape)))
+    sums = collectives.visit_shards(
+        visit, zeros[0], (guest, index, guest_hardest), zeros[1], meeting.communication, axes
+    )
+    return home_first(add_pairs((home, guest), sums, (None, None), d_own))
+
+
+def _localise(hardest: _Hardest, index):
+    """Where in the rows numbered `index` the hardest partners are; the cotangent of those elsewhere becomes 0."""
+    local = hardest.index - index[0]
+    there = (local >= 0) & (local < index.shape[0])
+    return jnp.where(there, local, 0), jnp.where(there, hardest.cotangent, 0)
+
+
+def _add_pair_gradients(scorer, block: int, drawn, sides, sums, rows, cotangents):
+    """Adds to the gradients (of images, of texts) those of the scores of the pairs (image_rows[p], text_rows[p]).
+
+    A side whose rows are None has row p in pair p: slices of it are read and written in place. Gathering and
+    scattering, which the other side needs, cost more than the products.
+    """
+
+    def add(sums, pairs):
+        start, rows, cotangent = pairs
+        image, text = (
+            jax.tree.map(partial(_take, rows=side_rows, start=start, count=block), side)
+            for side, side_rows in zip(sides, rows)
+        )
+        found = scorer.gradients(image, text, cotangent, drawn)
+        return tuple(_add_at(total, side, start, new) for total, side, new in zip(sums, rows, found)), None
+
+    starts = jnp.arange(0, cotangents.shape[0], block)
+    return lax.scan(add, tuple(sums), (starts, *collectives.split_blocks((tuple(rows), cotangents), block)))[0]
+
+
+def _take(array, rows, start, count: int):
+    return lax.dynamic_slice_in_dim(array, start, count) if rows is None else array[rows]
+
+
+def _add_at(total, rows, start, new):
+    if rows is not None:
+        return total.at[rows].add(new)
+    before = lax.dynamic_slice_in_dim(total, start, new.shape[0])
+    return lax.dynamic_update_slice_in_dim(total, before + new, start, 0)
