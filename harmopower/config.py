@@ -85,7 +85,9 @@ SETTINGS = {
         "cover", Choice(("cover", "overlap", "roi_align")), "the weights of a region over the patches (METHOD 2)"
     ),
     "objective.communication": Setting(
-        "ring", Choice(("ring", "gather")), "how shards of the batch meet in the losses: memory for two, or all at once"
+        "auto",
+        Choice(("auto", "ring", "gather")),
+        "how shards of the batch meet in the losses: memory for two, or all at once; auto: at once up to 256 MiB",
     ),
     "objective.global_contrastive.kind": Setting("softmax", Choice(("softmax", "sigmoid")), "CLIP or SigLIP"),
     "objective.global_contrastive.weight": Setting(1.0, WEIGHT, "image against caption; 0 = off"),

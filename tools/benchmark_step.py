@@ -29,7 +29,7 @@ VARIANTS = {
     "global": ("global_contrastive",),
     "global + region": ("global_contrastive", "lexeme_region", "global_region"),
     "global + powerset": ("global_contrastive", "powerset"),
-    "all": configs.OBJECTIVES,
+    "all": ("global_contrastive", "lexeme_region", "global_region", "powerset"),
 }
 SWITCHED_ON = 0.1  # weight of an objective that the config leaves out; what a step costs does not depend on it
 OPEN_CLIP = "open_clip"

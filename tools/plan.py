@@ -62,6 +62,7 @@ def text(found: dict) -> str:
     memory, flops = found["memory_a_device"], found["flops"]
     chip = accounting.CHIPS[found["chip"]]
     rate = found["examples_per_second_at_peak"]
+    ways = (f"{name} {how['way']} ({how['bytes'] / 2**20:.1f} MiB)" for name, how in found["communication"].items())
     lines = [
         f"{found['devices']} x {found['chip']} ({chip.peak_flops / 1e12:g} TFLOP/s in bfloat16, "
         f"{chip.memory / 1e9:g} GB), batch {found['batch_size']}",
@@ -71,6 +72,7 @@ def text(found: dict) -> str:
         f"  in all     {memory['low'] / 1e9:8.2f} to {memory['high'] / 1e9:.2f} GB; the upper end errs high: "
         "a CPU keeps many bfloat16 values in float32",
         f"a step       {flops['model'] / 1e12:.4g} TFLOP of the model, {flops['hardware'] / 1e12:.4g} computed",
+        f"shards meet  {', '.join(ways) or 'in no loss'}; what all rows and their gradients take a device",
         f"floor        {found['floor_seconds'] * 1e3:.4g} ms; {rate:,.0f} examples/s at 100 % of the peak, "
         f"{0.4 * rate:,.0f} at 40 %",
         f"fits         {found['fits']} (limit: {planning.USABLE:.0%} of {chip.memory / 1e9:g} GB)",

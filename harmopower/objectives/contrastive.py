@@ -44,7 +44,7 @@ def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None, comm
       logit_scale: scalar, already exponentiated and clamped.
       weight_rows: float [B]; the mean runs over the weighted rows, a row of weight 0 is no negative either. None: ones.
       block: rows of a tile; None chooses.
-      communication: how shards meet, "ring" or "gather" (see `harmopower.parallel.collectives`).
+      communication: how shards meet, "auto", "ring" or "gather" (see `harmopower.parallel.collectives`).
     Returns:
       loss, and metrics `accuracy_image_to_text` and `accuracy_text_to_image`: how often the pair itself is the best.
     """
@@ -68,12 +68,12 @@ def sigmoid_loss(image, text, logit_scale, logit_bias, *, weight_rows=None, bloc
       logit_scale, logit_bias: scalars; the scale already exponentiated.
       weight_rows: float [B]; the mean runs over the weighted images, a row of weight 0 is no negative either.
       block: rows of a tile; None chooses.
-      communication: how shards meet, "ring" or "gather".
+      communication: how shards meet, "auto", "ring" or "gather".
     Returns:
       loss, and metrics `positive_logit`, `accuracy` (share of pairs with a positive logit).
     """
     weight = row_weights(image, weight_rows)
-    meeting = collectives.arrange(image.shape[0], block, collectives.tile_rows(), communication)
+    meeting = collectives.arrange(image, block, collectives.tile_rows(), communication)
     sides = collectives.pad_rows((image, text, weight > 0), meeting.block)
     per_image = _sigmoid_rows(meeting, *sides, jnp.float32(logit_scale), jnp.float32(logit_bias))[: image.shape[0]]
     positive = logit_scale * jnp.sum(image.astype(jnp.float32) * text.astype(jnp.float32), axis=-1) + logit_bias
@@ -94,14 +94,14 @@ def info_nce(a, b, valid, group, logit_scale, *, duplicates="positives", block=N
       duplicates: "positives": the targets are uniform over the group; "ignore": only the row itself is positive, the
         rest of its group is left out.
       block: rows of a tile; None chooses.
-      communication: how shards meet, "ring" or "gather".
+      communication: how shards meet, "auto", "ring" or "gather".
     Returns:
       losses of the rows of `a` [P] and of `b` [P]; whether the best candidate is a positive, for `a` and for `b` [P].
     """
     if duplicates not in ("positives", "ignore"):
         raise ValueError(f"duplicates is {duplicates!r}; choose 'positives' or 'ignore'")
     rows = a.shape[0]
-    meeting = collectives.arrange(rows, block, collectives.tile_rows(), communication)
+    meeting = collectives.arrange(a, block, collectives.tile_rows(), communication)
     sides = collectives.pad_rows((a, b, valid, group), meeting.block)
     results = _info_nce(duplicates, meeting, *sides, jnp.float32(logit_scale))
     return tuple(result[:rows] for result in results)

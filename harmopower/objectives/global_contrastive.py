@@ -19,6 +19,10 @@ class GlobalContrastive(Objective):
             return contrastive.sigmoid_loss(features.image, features.text, scales["logit_scale"], bias, **rows)
         return contrastive.softmax_loss(features.image, features.text, scales["logit_scale"], **rows)
 
+    def guest(self, features):
+        """The images."""
+        return features.image
+
     def scales(self):
         """SigLIP's and CLIP's own starting points."""
         if self.settings.kind == "sigmoid":

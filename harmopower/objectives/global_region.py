@@ -45,6 +45,11 @@ class GlobalRegion(Objective):
             )
         return loss, metrics | region.share(valid, features.region_mask)
 
+    def guest(self, features):
+        """The regions whose texts are encoded; a crop stays where its region is."""
+        count = features.own[self.name]["mask"].shape[1]
+        return None if self.settings.mode == "crop" else flat_rows(features.regions[:, :count])
+
     def scales(self):
         """One, where it has a temperature of its own."""
         return region.own_scale(self.settings, SCALE)

@@ -41,6 +41,10 @@ class LexemeRegion(Objective):
         )
         return loss, metrics | region.share(valid, features.region_mask)
 
+    def guest(self, features):
+        """The regions."""
+        return flat_rows(features.regions)
+
     def scales(self):
         """One, where it has a temperature of its own."""
         return region.own_scale(self.settings, SCALE)

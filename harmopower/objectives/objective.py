@@ -106,7 +106,7 @@ class Objective:
 
     name: ClassVar[str]
     settings: Any
-    communication: str = "ring"
+    communication: str = "auto"
 
     def needs(self) -> Needs:
         """What it asks of the batch and of the towers."""
@@ -125,6 +125,10 @@ class Objective:
           rng: key of the step.
         """
         raise NotImplementedError
+
+    def guest(self, features: Features) -> jax.Array | None:
+        """Of what the loss reads, the array [B, ...] that travels between shards; None where nothing does."""
+        return None
 
     def scales(self) -> tuple[Scale, ...]:
         """The scalars that the model learns for it; also at weight 0, so that a weight changes no checkpoint."""

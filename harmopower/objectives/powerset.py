@@ -99,7 +99,7 @@ def powerset_loss(
       margin: delta of the loss.
       weight_rows: float [B]; the mean runs over the weighted rows, a row of weight 0 is no negative either. None: ones.
       block: images and texts of a tile; None chooses from the shapes.
-      communication: how shards meet, "ring" or "gather" (see `harmopower.parallel.collectives`).
+      communication: how shards meet, "auto", "ring" or "gather" (see `harmopower.parallel.collectives`).
       rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
     Returns:
       loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
@@ -181,6 +181,10 @@ class Powerset(Objective):
             communication=self.communication,
             **{field.name: settings[field.name] for field in dataclasses.fields(How)},
         )
+
+    def guest(self, features):
+        """Regions or phrases, whichever are fewer."""
+        return search.traveller(features.regions, features.own[self.name]["phrases"])
 
     def flops(self, sizes, hardware=False):
         """Both sweeps; there is nothing that only the hardware sees."""

@@ -21,7 +21,7 @@ def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=
       duplicates: "positives": all rows of the group are positives, targets row-normalised; "ignore": the others of the
         group are left out.
       block: rows of a tile; None chooses.
-      communication: how shards meet, "ring" or "gather" (see `harmopower.parallel.collectives`).
+      communication: how shards meet, "auto", "ring" or "gather" (see `harmopower.parallel.collectives`).
     Returns:
       loss (0 without a valid pair), and metrics `pairs` (their number) and `accuracy` (the best candidate is
       a positive, both ways).

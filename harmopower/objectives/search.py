@@ -65,7 +65,8 @@ def triplet_loss(
       `hard_text` and `hard_image` scores.
     """
     rows = weight.shape[0]
-    meeting = collectives.arrange(rows, block, collectives.tile_rows(numbers), communication)
+    travelling = traveller(images.vectors, texts.vectors)
+    meeting = collectives.arrange(travelling, block, collectives.tile_rows(numbers), communication)
     padded = collectives.pad_rows((images, texts, weight > 0), meeting.block)
     found = (scores[:rows] for scores in _triplet_scores(scorer, meeting, *padded, drawn))
     return loss_of_scores(*found, margin, weight)
@@ -125,9 +126,14 @@ def _best_along(scores, index, axis: int) -> _Best:
     return _Best(scores.max(axis), index[scores.argmax(axis)])
 
 
+def traveller(images, texts):
+    """Which of images [B, M, D] and texts [B, K, D] travels: those with fewer vectors a row."""
+    return images if images.shape[1] <= texts.shape[1] else texts
+
+
 def _home_first(images: Side, texts: Side, pair) -> tuple:
-    """Orders (of the images, of the texts) as (home, guest), and back: the side with fewer vectors a row travels."""
-    images_travel = images.vectors.shape[1] <= texts.vectors.shape[1]
+    """Orders (of the images, of the texts) as (home, guest), and back."""
+    images_travel = traveller(images.vectors, texts.vectors) is images.vectors
     return tuple(pair)[::-1] if images_travel else tuple(pair)
 
 

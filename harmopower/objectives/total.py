@@ -12,6 +12,7 @@ from harmopower.features import regions
 from harmopower.features.vectors import normalise
 from harmopower.objectives import registry
 from harmopower.objectives.objective import Features, Needs, Objective, Scale, Sizes, Towers
+from harmopower.parallel import collectives
 
 
 def objectives(settings) -> list[Objective]:
@@ -42,6 +43,18 @@ def scales(settings) -> tuple[Scale, ...]:
 def loss_flops(settings, sizes: Sizes, hardware: bool = False) -> dict[str, float]:
     """Matrix products of value and gradient of each objective that is switched on, by name, all devices together."""
     return {objective.name: objective.flops(sizes, hardware) for objective in switched_on(settings)}
+
+
+def meetings(settings, features: Features) -> dict[str, tuple[str, int]]:
+    """How shards of the batch meet in each objective that is switched on and in which rows travel: by its name, "ring"
+    or "gather", and the bytes a device that gathering takes. Of `features` only shapes and types are read."""
+    found = {}
+    for objective in switched_on(settings):
+        guest = jax.eval_shape(objective.guest, features)
+        if guest is not None:
+            way = collectives.choose(settings.communication, guest)
+            found[objective.name] = way, collectives.gathered_bytes(guest)
+    return found
 
 
 # --- first stage: features -----------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ The losses compare every row with every row. Here is the one way in which they d
 (`home`), the rows of every shard visit it (`guest`), and no matrix is ever larger than one tile. The guests come in one
 of two ways (`objective.communication`):
 
-- "ring", the default: shard after shard by `ppermute`. A device never holds more than two shards, however many there
+- "ring": shard after shard by `ppermute`. A device never holds more than two shards, however many there
   are, and the hop hides behind the work of the visit. What the visits leave behind travels with the guest and comes
   home with it.
 - "gather": all at once. Every device holds the guests of the whole batch and what its visit left behind for each of
   them; the latter are combined over the devices on their way home. Fewer and larger messages, which pays where the
   shards are small.
+- "auto", the default: gathered where that takes at most `GATHERED_BYTES` a device, else in a ring; known from shapes.
 
 Outside a mesh there is one shard and one visit.
 """
@@ -24,14 +25,17 @@ from jax.sharding import PartitionSpec
 
 from harmopower.parallel import rules
 
-COMMUNICATIONS = ("ring", "gather")
+COMMUNICATIONS = ("auto", "ring", "gather")
+# What "auto" lets the gathered guests and their gradients take on a device: little beside a model, and up to there one
+# collective is quicker than a hop for every shard (issue 11; counted, not measured).
+GATHERED_BYTES = 256 * 2**20
 # Numbers in the largest array of one tile. On a CPU 4 MiB, about a core's cache (measured: docs/benchmarks.md); an
 # accelerator wants few large tiles, because every tile costs it some launches (reasoned, not measured).
 TILE_NUMBERS = {"cpu": 2**20, "accelerator": 2**24}
 
 
 class Meeting(NamedTuple):
-    """How the rows of a batch meet: rows of a tile, and one of `COMMUNICATIONS`. Made by `arrange`."""
+    """How the rows of a batch meet: rows of a tile, and "ring" or "gather". Made by `arrange`."""
 
     block: int
     communication: str = "ring"
@@ -79,7 +83,7 @@ def visit_shards(visit, home, guest, guest_sums, communication: str, axes: tuple
       guest: tree [b, ...] of the guests, read only.
       guest_sums: tree [b, ...] of what is accumulated for the guests, as it is before any visit: zeros, or what
         `combine` with anything leaves unchanged.
-      communication: one of `COMMUNICATIONS`.
+      communication: "ring" or "gather".
       axes: the batch axes that `over_batch` gave; empty for one shard.
       combine: `combine(sums, sums) -> sums` joins what two visits left behind; None adds.
     Returns:
@@ -172,20 +176,36 @@ def tile_rows(numbers: int = 1) -> int:
     return rows
 
 
-def arrange(rows: int, block: int | None, default: int, communication: str) -> Meeting:
-    """How a batch of `rows` meets: in tiles of `block` rows, or else in as few even ones as `default` rows allow.
+def gathered_bytes(guest) -> int:
+    """Bytes a device of guests [B, ...] of the whole batch and of a float32 gradient for each of their numbers."""
+    return math.prod(guest.shape) * (guest.dtype.itemsize + 4)
+
+
+def choose(communication: str, guest) -> str:
+    """ "ring" or "gather": what `communication`, one of `COMMUNICATIONS`, means for guests of that shape and type.
+
+    Raises:
+      ValueError: communication is none of `COMMUNICATIONS`.
+    """
+    if communication not in COMMUNICATIONS:
+        raise ValueError(f"objective.communication is {communication!r}; choose one of {', '.join(COMMUNICATIONS)}")
+    if communication == "auto":
+        return "gather" if gathered_bytes(guest) <= GATHERED_BYTES else "ring"
+    return communication
+
+
+def arrange(guest, block: int | None, default: int, communication: str) -> Meeting:
+    """How a batch of guests [B, ...] meets: in tiles of `block` rows, or in as few even ones as `default` allows.
 
     Raises:
       ValueError: block is not positive, or communication is none of `COMMUNICATIONS`.
     """
     if block is not None and block < 1:
         raise ValueError(f"block {block} is not a number of rows; give at least 1, or None to choose from the shapes")
-    if communication not in COMMUNICATIONS:
-        raise ValueError(f"objective.communication is {communication!r}; choose one of {', '.join(COMMUNICATIONS)}")
-    shard = -(-rows // shard_count())
+    shard = -(-guest.shape[0] // shard_count())
     # Even tiles: 5,120 rows in two of 2,560 and none of padding, not in two of 4,096. Multiples of 8 suit memory.
     even = -(-shard // -(-shard // default))
-    return Meeting(min(block or even + -even % 8, shard), communication)
+    return Meeting(min(block or even + -even % 8, shard), choose(communication, guest))
 
 
 def pad_rows(tree, block: int):

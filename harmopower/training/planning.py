@@ -130,6 +130,10 @@ class Step:
         with jax.set_mesh(self._mesh):
             return _temporary(jax.jit(jax.grad(loss, (0, 1), allow_int=True)).lower(features, scales))
 
+    def meetings(self) -> dict[str, tuple[str, int]]:
+        """How shards of the batch meet in the losses (`harmopower.objectives.total.meetings`)."""
+        return total.meetings(self.config.objective, jax.eval_shape(self._encode, self._state.params, self._inputs()))
+
     def _encode(self, params, batch):
         return steps.encode(self.model, params, batch, self.config)
 
@@ -176,8 +180,10 @@ def plan(config, chip_name: str, make_model: Callable) -> dict:
 
     Returns:
       plain numbers, bytes and seconds: `parameters`; `memory_a_device`, see `Memory`; `flops` of the model and of the
-      hardware for a step of all devices; `floor_seconds` at peak; `fits`, "yes", "no" or "perhaps"; and unless it is
-      "yes", `largest`, the part that takes most, and `would_fit`, the first settings found that make it fit (or None).
+      hardware for a step of all devices; `communication`, for each loss in which shards of the batch meet, how they do
+      and the bytes a device that gathering takes; `floor_seconds` at peak; `fits`, "yes", "no" or "perhaps"; and unless
+      it is "yes", `largest`, the part that takes most, and `would_fit`, the first settings found that make it fit (or
+      None).
 
     Raises:
       ConfigError: the settings do not suit each other or the number of devices.
@@ -193,6 +199,7 @@ def plan(config, chip_name: str, make_model: Callable) -> dict:
         "parameters": step.parameters(),
         "memory_a_device": {**memory._asdict(), "low": memory.low, "high": memory.high, "chip": chip.memory},
         "flops": {"model": model, "hardware": hardware},
+        "communication": {name: {"way": way, "bytes": count} for name, (way, count) in step.meetings().items()},
         "floor_seconds": floor,
         "examples_per_second_at_peak": config.batch_size / floor,
         "fits": verdict(memory, chip),

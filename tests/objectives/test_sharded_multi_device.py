@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from harmopower.objectives import contrastive, powerset, region
+from harmopower.parallel import collectives
 from harmopower.parallel import mesh as meshes
 from tools import reference
 
@@ -164,6 +165,22 @@ def test_sharded_arrays_outside_a_mesh_context_are_right(single):
     for name in ("softmax", "powerset-nla"):
         features, masks = (place(tree) for tree in example(16))
         agree(evaluate(partial(LOSSES[name], block=4), features, masks), single[name, 16])
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid", "pairs", "powerset-exact"])
+def test_auto_is_one_of_the_two_by_size(name, monkeypatch):
+    features, masks = example(16)
+
+    def collectives_of(limit, communication="auto"):
+        monkeypatch.setattr(collectives, "GATHERED_BYTES", limit)
+        loss = partial(LOSSES[name], communication=communication)
+        with jax.set_mesh(on_mesh((4, 2))):
+            text = str(jax.make_jaxpr(jax.grad(lambda *arrays: loss(*arrays)[0]))(features, masks))
+        return text.count(" ppermute["), text.count(" all_gather[")
+
+    hops, gathered = collectives_of(0, "ring"), collectives_of(0, "gather")
+    assert hops[0] > 0 == hops[1] and gathered[1] > 0 == gathered[0]
+    assert collectives_of(0) == hops and collectives_of(2**20) == gathered
 
 
 def compiled_memory(function, mesh, *shapes):

@@ -17,7 +17,7 @@ COMBINE = {"sum": None, "best": jnp.maximum}
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (4, 2), (2, 2, 2)])
 @pytest.mark.parametrize("combine", COMBINE)
-@pytest.mark.parametrize("communication", collectives.COMMUNICATIONS)
+@pytest.mark.parametrize("communication", ["ring", "gather"])
 def test_every_row_meets_every_row_once_and_comes_home(communication, combine, shape):
     home, guest = np.arange(1.0, 1 + ROWS), np.random.default_rng(0).normal(size=ROWS).astype(np.float32)
     start = jnp.zeros if combine == "sum" else lambda rows: jnp.full(rows, -jnp.inf)

@@ -52,6 +52,16 @@ def test_the_floor_is_operations_over_peak(found):
     assert found["examples_per_second_at_peak"] == pytest.approx(64 / found["floor_seconds"])
 
 
+def test_a_plan_says_how_shards_meet(found):
+    """The tiny preset has D = 128; regions and texts are float32."""
+    counted = {"global_contrastive": 64, "lexeme_region": 64 * 4, "global_region": 64 * 1, "powerset": 64 * 4}
+    expected = {name: {"way": "gather", "bytes": rows * 128 * 8} for name, rows in counted.items()}
+    assert found["communication"] == expected
+    crops = tiny(**{"objective.communication": "ring", "objective.global_region.mode": "crop"})
+    ways = {name: way for name, (way, _) in planning.Step(crops, make_model).meetings().items()}
+    assert ways == dict.fromkeys(expected.keys() - {"global_region"}, "ring")
+
+
 def test_remat_and_slices_keep_less():
     kept = [
         planning.Step(tiny(**settings), make_model).activations()
