@@ -119,6 +119,9 @@ SETTINGS = {
     "objective.powerset.phrase_norm": Setting("sum", Choice(("sum", "unit")), "a phrase is the sum of its leaves, or"),
     "objective.powerset.score_norm": Setting("sum", Choice(("sum", "mean")), "mean: over the number of valid regions"),
     "objective.powerset.samples": Setting(256, Whole(1), "subsets of `sampled`"),
+    "objective.global_triplet.weight": Setting(0.0, WEIGHT, "the powerset's loss without a powerset; 0 = off"),
+    "objective.global_triplet.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
+    "objective.global_triplet.margin": Setting(0.2, Real(0, 1e3), "delta of the triplet loss"),
     # --- optimizer
     "optimizer.name": Setting(
         "adamw", Choice(("adamw", "muon")), "muon: Muon for the matrices of the blocks, Adam for the rest"

@@ -2,6 +2,7 @@
 
 from harmopower.objectives.global_contrastive import GlobalContrastive
 from harmopower.objectives.global_region import GlobalRegion
+from harmopower.objectives.global_triplet import GlobalTriplet
 from harmopower.objectives.lexeme_region import LexemeRegion
 from harmopower.objectives.powerset import Powerset
 
@@ -10,4 +11,5 @@ OBJECTIVES = (
     LexemeRegion,
     GlobalRegion,
     Powerset,
+    GlobalTriplet,
 )  # fmt: skip
