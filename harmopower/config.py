@@ -164,7 +164,7 @@ SETTINGS = {
 }
 RENAMED = {"objective.global": "objective.global_contrastive"}  # what workdirs of older versions hold
 GONE = ("objective.lexeme_region.own_text",)  # and what they hold that is a setting no more
-MAX_EXACT_REGIONS = 12  # objectives/powerset.py
+MAX_EXACT_REGIONS = 12  # of the method `exact`, which goes through 2 ** M subsets (METHOD section 6)
 OBJECTIVES = tuple(key.split(".")[1] for key in SETTINGS if key.startswith("objective.") and key.endswith(".weight"))
 
 

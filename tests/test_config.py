@@ -10,7 +10,6 @@ import pytest
 from harmopower import config as configs
 from harmopower import settings as kinds
 from harmopower.errors import ConfigError
-from harmopower.objectives import powerset
 
 QUICKSTART = pathlib.Path(__file__).parents[1] / "configs" / "scenes.py"
 
@@ -143,10 +142,6 @@ def test_a_stored_config_of_a_newer_version_is_refused():
     stored["model"]["experts"] = 8
     with pytest.raises(ConfigError, match="config.model.experts is no setting"):
         configs.from_json(json.dumps(stored))
-
-
-def test_exact_has_one_limit():
-    assert configs.MAX_EXACT_REGIONS == powerset.MAX_EXACT_REGIONS
 
 
 def test_runs_older_than_clean_text_go_on_without_it():

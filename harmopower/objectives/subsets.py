@@ -13,9 +13,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from harmopower.config import MAX_EXACT_REGIONS
 from harmopower.objectives.contrastive import NOTHING
 
-MAX_EXACT_REGIONS = 12
 # A product of this many factors in 1/2 .. 1 is far from the smallest float32, 2 ** -126.
 _SAFE_FACTORS = 64
 
