@@ -149,3 +149,19 @@ def test_runs_older_than_clean_text_go_on_without_it():
     assert configs.from_json(json.dumps(stored)).data.clean_text
     del stored["data"]["clean_text"]
     assert not configs.from_json(json.dumps(stored)).data.clean_text
+
+
+def test_random_regions_have_no_texts_to_compare():
+    """Boxes that are drawn name nothing: LRC and GR by text would be silently dead."""
+    for key in ("lexeme_region", "global_region"):
+        config = changed(**{"data.regions": "random", "objective.lexeme_region.weight": 0.0})
+        config.objective[key].weight = 0.5
+        with pytest.raises(ConfigError, match=f"config.objective.{key}.weight 0.5 .* config.data.regions 'random'"):
+            configs.validate(config, 1)
+    config.objective.global_region.mode = "crop"
+    configs.validate(config, 1)
+
+
+def test_a_prompt_says_where_the_label_goes():
+    with pytest.raises(ConfigError, match="config.data.label_prompt 'a photo' has no {}"):
+        configs.validate(changed(**{"data.label_prompt": "a photo"}), 1)

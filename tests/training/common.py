@@ -13,11 +13,10 @@ from harmopower.training import loop
 from harmopower.training.signals import StopSignal
 
 
-def prepare(directory) -> str:
-    """A prepared data set of 24 scenes, 16 px, with its tokenizer."""
-    records.write(
-        directory, {"train": (scenes.make_example("train", index, image_size=32) for index in range(24))}, name="scenes"
-    )
+def prepare(directory, **changes) -> str:
+    """A prepared data set of 24 scenes, 32 px, with its tokenizer; the changes are the fields of the first one."""
+    examples = [scenes.make_example("train", index, image_size=32) for index in range(24)]
+    records.write(directory, {"train": [examples[0] | changes, *examples[1:]]}, name="scenes")
     Tokenizer.train(
         (example["captions"][0] for example in records.read(directory, "train")), 320, directory / "tokenizer.json"
     )

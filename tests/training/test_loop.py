@@ -3,6 +3,11 @@
 import numpy as np
 import pytest
 
+from harmopower import runs
+from harmopower.data import records
+from harmopower.data.pipeline import BadDataError
+from harmopower.data.scenes import builder as scenes
+from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import CommandError, ConfigError
 from harmopower.training import writers
 from harmopower.training.checkpoints import Checkpoints
@@ -151,3 +156,43 @@ def test_an_unknown_best_is_refused_before_the_first_step(source, tmp_path):
     with pytest.raises(ConfigError, match="there are: none"):
         common.train(config, tmp_path)
     assert not Checkpoints(str(tmp_path)).steps() and not writers.read_metrics(str(tmp_path))
+
+
+def test_too_many_bad_records_save_the_state_and_stop(tmp_path, capsys):
+    source = common.prepare(tmp_path / "data", image=b"broken")
+    with pytest.raises(BadDataError, match="1 of 24 examples .* config.data.max_bad_fraction 0.01"):
+        common.train(common.small_config(source), tmp_path / "run")
+    assert Checkpoints(str(tmp_path / "run")).steps() == [
+        4
+    ]  # judged after an epoch, whose last metrics come a step late
+    rows = writers.read_metrics(str(tmp_path / "run"))
+    assert sum(row["bad_records"] for row in rows[:3]) == 1
+    printed = capsys.readouterr().out
+    assert printed.index("compiling the train step") < printed.index("compiled in ")
+
+
+def test_the_first_step_is_always_logged(source, tmp_path):
+    common.train(common.small_config(source, log__every_steps=4), tmp_path)
+    assert [row["step"] for row in writers.read_metrics(str(tmp_path))] == [1, 4, 6]
+
+
+def test_an_objective_that_no_record_serves_is_refused_at_the_start(tmp_path):
+    """All of so few records are looked at; of many, a sample, and `log.dead_after` judges the rest."""
+    example = scenes.make_example("train", 0, image_size=32)
+    nothing = dict(caption=-1, start=-1, end=-1, text="", label="")
+    for regions, words in (
+        ([], "powerset.weight is 0.2, but none of the 1 records .* has regions; set the weight to 0"),
+        ([example["regions"][0] | nothing], "lexeme_region.weight is 0.1, but none .* a span, a text or a label"),
+    ):
+        records.write(tmp_path, {"train": [example | {"regions": regions}]}, name="scenes")
+        Tokenizer.train(example["captions"], 320, tmp_path / "tokenizer.json")
+        config = common.small_config(str(tmp_path), objective__global_region__weight=0.0)
+        config.objective.lexeme_region.weight = 0.1 if regions else 0.0
+        with pytest.raises(ConfigError, match=words):
+            runs.open_data(config)
+    records.write(
+        tmp_path,
+        {"train": [example | {"regions": [example["regions"][0] | nothing | {"label": "dog"}]}]},
+        name="scenes",
+    )
+    assert runs.open_data(config)[1].alone_text
