@@ -24,6 +24,7 @@ SETTINGS = {
     "init": Setting("", Text(), "weights to start from, a path; empty = random"),
     # --- data
     "data.source": Setting("", Text(), "folder of a prepared data set (tools.prepare)"),
+    "data.sources": Setting("", Text(), "several data sets in place of source, weighted (data/sources.py)"),
     "data.split": Setting("train", Text(empty=False), "its split that is trained on"),
     "data.image_size": Setting(224, Whole(1, 8192), "side in pixels, a multiple of the patch size"),
     "data.context_length": Setting(77, Whole(3, 65536), "T, tokens of a caption with start and end"),
@@ -51,6 +52,12 @@ SETTINGS = {
     "data.group_size": Setting(
         1, Whole(1), "consecutive records that the shuffle keeps together; 4 for the embedded scenes"
     ),
+    "data.shuffle": Setting(
+        "global", Choice(("global", "window")), "all records, or blocks and then windows of them, as disks like it"
+    ),
+    "data.shuffle_block": Setting(1024, Whole(1), "consecutive records of a block"),
+    "data.shuffle_blocks": Setting(16, Whole(1), "blocks of a window"),
+    "data.open_files": Setting(128, Whole(1, 65536), "record files that a process has open at most"),
     "data.workers": Setting(0, Whole(0, 1024), "worker processes; 0 = threads of this process"),
     "data.threads": Setting(2, Whole(1, 1024), "threads of each process that make batches"),
     "data.rows_per_element": Setting(32, Whole(1), "rows that a thread or worker makes at a time"),

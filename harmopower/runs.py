@@ -34,7 +34,7 @@ def open_data(config) -> tuple[Tokenizer, pipeline.Pipeline]:
     Raises:
       CommandError: something is missing or impossible; the text names path, key and what to run.
     """
-    if not config.data.source:
+    if not config.data.source and not config.data.sources:
         raise ConfigError("config.data.source is empty; set it to a folder that tools.prepare has made")
     try:
         found = pipeline.from_config(
@@ -72,8 +72,8 @@ def refuse_missing(config, found: pipeline.Pipeline) -> None:
             what = "regions with a span, a text or a label" if reads_texts else "regions"
             raise ConfigError(
                 f"config.objective.{objective.name}.weight is {objective.settings.weight}, but none of the "
-                f"{found.contents.examples} records of {config.data.source} has {what}; set the weight to 0 or prepare "
-                "the data with them"
+                f"{found.contents.examples} records of {config.data.sources or config.data.source} has {what}; set "
+                "the weight to 0 or prepare the data with them"
             )
 
 

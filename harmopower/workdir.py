@@ -17,7 +17,7 @@ import socket
 import jax
 
 from harmopower import config as configs
-from harmopower.data import records
+from harmopower.data import sources
 from harmopower.data.tokenize import FILE_NAME, Tokenizer
 from harmopower.errors import CommandError, ConfigError
 from harmopower.training.checkpoints import Checkpoints
@@ -34,7 +34,7 @@ FIXED = _keys(
     seed batch_size init
     data.split data.image_size data.context_length data.max_phrases data.max_boxes data.regions data.max_region_texts
     data.region_text_every data.region_text_length data.resize_mode data.min_crop_area data.group_size
-    data.clean_text data.label_prompt
+    data.clean_text data.label_prompt data.sources data.shuffle data.shuffle_block data.shuffle_blocks
     model.preset model.pool model.text_pool model.dense model.patch_dropout model.activation model.dtype
     model.layer_norm_epsilon model.pixel_mean model.pixel_std
     objective.region_pooling objective.global_contrastive.kind objective.global_contrastive.weight
@@ -62,6 +62,7 @@ HISTORY = _keys(
 FREE = _keys(
     """
     accumulate data.source data.tokenizer data.workers data.threads data.rows_per_element data.ahead_mib
+    data.open_files
     model.remat model.attention model.scan_unroll objective.communication mesh.platform mesh.data mesh.fsdp mesh.tensor
     """
 )
@@ -142,7 +143,7 @@ def prepare(workdir: str, config, tokenizer: Tokenizer, allow: str = "") -> Call
       ConfigError: a key of `allow` is unknown.
     """
     allowed = _allowed(allow, config)
-    fingerprints = {"data": records.fingerprint(config.data.source, config.data.split), "tokenizer": tokenizer.digest}
+    fingerprints = {"data": sources.fingerprint(config.data), "tokenizer": tokenizer.digest}
     changes = _changes(workdir, config, fingerprints) if Checkpoints(workdir).steps() else {}
     refused = {key: values for key, values in changes.items() if _is_fixed(key) and key not in allowed}
     if refused:

@@ -1,5 +1,6 @@
 """What the records of a data set can give the objectives, seen from a sample of them when the set is opened."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,12 @@ class Contents(NamedTuple):
     def complete(self) -> bool:
         """Every record was read, so that what was not found is not there."""
         return self.looked_at == self.examples
+
+
+def join(found: Iterable[Contents]) -> Contents:
+    """What several data sets have together."""
+    looked_at, examples, *has = zip(*found, strict=True)
+    return Contents(sum(looked_at), sum(examples), *map(any, has))
 
 
 def look(source) -> Contents:

@@ -1,8 +1,9 @@
 """From records to batches with Grain: a batch is a function of (seed, step) and of nothing else.
 
-The examples are in one global order: epoch after epoch, each reshuffled from the seed, without end. Step `s` takes the
-`batch_size` examples from position `s * batch_size` on, and every host the rows that are its own. All randomness of an
-example comes from (seed, position). So hosts, workers and restarts cannot change a batch (DESIGN section 3).
+The examples are in one global order (`order.py`): epoch after epoch, each reshuffled from the seed, without end. Step
+`s` takes the `batch_size` examples from position `s * batch_size` on, and every host the rows that are its own. All
+randomness of an example comes from (seed, position). So hosts, workers and restarts cannot change a batch (DESIGN
+section 3).
 
 What threads and worker processes make is a slice of `rows_per_element` rows; the host's batch is joined from its slices
 in their order. So one batch is made by all of them at once, and what waits to be used is counted in slices.
@@ -37,7 +38,7 @@ from absl import flags, logging
 import grain
 import numpy as np
 
-from harmopower.data import contents, images, records, tokenize, transforms
+from harmopower.data import contents, images, order, records, sources, tokenize, transforms
 
 Batch = dict[str, np.ndarray]
 
@@ -113,6 +114,9 @@ class Pipeline:
         process_index: int = 0,
         process_count: int = 1,
         group_size: int = 1,
+        shuffle: str = "global",
+        shuffle_block: int = 1024,
+        shuffle_blocks: int = 16,
         workers: int = 0,
         threads: int = 4,
         rows_per_element: int = 32,
@@ -124,13 +128,16 @@ class Pipeline:
         """Sets up; reads nothing yet.
 
         Args:
-          source: random access to examples, see `records.read`.
+          source: random access to examples, see `records.read`; or a list of `sources.Part` to be mixed.
           tokenizer: for captions and region texts.
           seed: of the order and of everything drawn.
           batch_size: the global one, over all hosts.
           process_index, process_count: which contiguous share of each global batch is this host's.
           group_size: consecutive records that stay together when the order is shuffled, so that examples which were
             stored as each other's hard negatives (as the embedded scenes are) meet in one batch.
+          shuffle: `global` or `window`, see `order.Order`.
+          shuffle_block: consecutive records of a block of `window`.
+          shuffle_blocks: blocks of a window.
           workers: worker processes; 0 means threads of this process.
           threads: threads that make rows, of each process.
           rows_per_element: rows that a thread makes at a time; no batch depends on it.
@@ -148,25 +155,32 @@ class Pipeline:
                 f"batch_size {batch_size} does not divide over {process_count} hosts; set config.batch_size to a "
                 f"multiple of {process_count}"
             )
-        if not len(source):
-            raise ValueError("the source has no examples; set config.data.source and config.data.split")
-        if len(source) % group_size or batch_size % group_size:
-            raise ValueError(
-                f"config.data.group_size {group_size} must divide the {len(source)} examples of the source and "
-                f"config.batch_size {batch_size}"
-            )
+        parts = source if isinstance(source, list) else [sources.Part(source)]
+        for part in parts:
+            _check_size(len(part.source), batch_size, group_size)
         rows = batch_size // process_count
-        self._source = source
+        self._sources = [part.source for part in parts]
         self.alone_text = self.contents.texts_alone if alone_text is None else alone_text
+        options["alone_text"] = self.alone_text
+        orders = [
+            order.Order(
+                len(part.source) // group_size,
+                order.source_seed(seed, number),
+                shuffle,
+                max(1, shuffle_block // group_size),
+                shuffle_blocks,
+            )
+            for number, part in enumerate(parts)
+        ]
         self._builder = _Builder(
-            source,
+            self._sources,
+            [Options(**(options | part.options)) for part in parts],
+            order.Mixture(tuple(orders), tuple(part.weight for part in parts), group_size),
             tokenizer,
-            Options(alone_text=self.alone_text, **options),
             seed,
             batch_size,
             process_index * rows,
             rows,
-            group_size,
             min(rows_per_element, rows),
         )
         self.tokenizer = tokenizer
@@ -177,7 +191,7 @@ class Pipeline:
 
     @functools.cached_property
     def contents(self) -> contents.Contents:
-        return contents.look(self._source)
+        return contents.join(map(contents.look, self._sources))
 
     def batch(self, step: int) -> Batch:
         """The rows of this host of the global batch of `step`; a pure function of (seed, step)."""
@@ -221,7 +235,7 @@ class Pipeline:
 
     def _ahead(self) -> int:
         """Slices that the threads of one process make ahead."""
-        row = sum(array.nbytes for array in _empty_batch(1, self._builder.options).values())
+        row = sum(array.nbytes for array in _empty_batch(1, self._builder.options[0]).values())
         # Less than a batch ahead would let the threads wait while the devices compute.
         rows = max(self._ahead_mib * 2**20 // row, self._builder.rows)
         slices = rows // self._builder.rows_per_element
@@ -229,7 +243,7 @@ class Pipeline:
 
     def _next(self, slices: Iterator[tuple[Batch, dict[str, str]]]) -> Batch:
         """Joins the slices of one step."""
-        batch, problems, first = _empty_batch(self._builder.rows, self._builder.options), {}, 0
+        batch, problems, first = _empty_batch(self._builder.rows, self._builder.options[0]), {}, 0
         while first < self._builder.rows:
             part, found = next(slices)
             end = first + len(part["weight"])
@@ -263,6 +277,9 @@ def from_config(data, *, seed: int, batch_size: int, **changes) -> Pipeline:
     """
     fields = {field.name for field in dataclasses.fields(Options)} | {
         "group_size",
+        "shuffle",
+        "shuffle_block",
+        "shuffle_blocks",
         "workers",
         "threads",
         "rows_per_element",
@@ -270,9 +287,19 @@ def from_config(data, *, seed: int, batch_size: int, **changes) -> Pipeline:
         "max_bad_fraction",
     }
     values = {name: data[name] for name in fields if name in data}
-    source = records.read(data.source, data.split)
-    tokenizer = tokenize.Tokenizer.load(data.tokenizer, data.source, data.clean_text)
-    return Pipeline(source, tokenizer, seed=seed, batch_size=batch_size, **(values | changes))
+    parts = sources.open_all(data)
+    tokenizer = tokenize.Tokenizer.load(data.tokenizer, sources.folders(data)[0], data.clean_text)
+    return Pipeline(parts, tokenizer, seed=seed, batch_size=batch_size, **(values | changes))
+
+
+def _check_size(examples: int, batch_size: int, group_size: int) -> None:
+    if not examples:
+        raise ValueError("the source has no examples; set config.data.source and config.data.split")
+    if examples % group_size or batch_size % group_size:
+        raise ValueError(
+            f"config.data.group_size {group_size} must divide the {examples} examples of the source and "
+            f"config.batch_size {batch_size}"
+        )
 
 
 def _parse_flags() -> None:
@@ -288,14 +315,14 @@ class _Builder:
     Element `e` is slice `e % elements` of this host's rows of step `e // elements`.
     """
 
-    source: object
+    sources: list
+    options: list[Options]  # of each source; the shapes are the same
+    order: order.Mixture
     tokenizer: tokenize.Tokenizer
-    options: Options
     seed: int
     batch_size: int
     first_row: int
     rows: int
-    group_size: int
     rows_per_element: int
 
     @property
@@ -305,34 +332,23 @@ class _Builder:
 
     @property
     def examples(self) -> int:
-        return len(self.source)
-
-    @functools.cached_property
-    def _groups(self) -> grain.MapDataset:
-        """Place in the run -> number of the group; each epoch has every group once, in an order of its own."""
-        return grain.MapDataset.range(self.examples // self.group_size).seed(self.seed).shuffle().repeat()
-
-    def _record(self, position: int) -> int:
-        place, member = divmod(position, self.group_size)
-        return self._groups[place] * self.group_size + member
+        return sum(map(len, self.sources))
 
     def ids(self, step: int) -> list[str]:
-        first = int(step) * self.batch_size
-        return [self.source[self._record(first + row)]["id"] for row in range(self.batch_size)]
-
-    def __getstate__(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        places = map(self.order.__getitem__, range(int(step) * self.batch_size, (int(step) + 1) * self.batch_size))
+        return [self.sources[source][record]["id"] for source, record in places]
 
     def __call__(self, element: int) -> tuple[Batch, dict[str, str]]:
         step, part = divmod(int(element), self.elements)
         rows = range(self.rows)[part * self.rows_per_element :][: self.rows_per_element]
-        batch, problems = _empty_batch(len(rows), self.options), {}
+        batch, problems = _empty_batch(len(rows), self.options[0]), {}
         first = step * self.batch_size + self.first_row + rows.start
         for row in range(len(rows)):
-            example = self.source[self._record(first + row)]
+            source, record = self.order[first + row]
+            example = self.sources[source][record]
             rng = np.random.default_rng((self.seed, first + row))
             try:
-                arrays = make_row(example, rng, self.tokenizer, self.options)
+                arrays = make_row(example, rng, self.tokenizer, self.options[source])
             except records.RecordError as error:
                 problems[example["id"]] = str(error)
                 continue

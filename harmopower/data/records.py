@@ -27,7 +27,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.proto import tf_example_pb2
 
-from harmopower.data import images
+from harmopower.data import images, reading
 from harmopower.errors import RecordError, UserError
 
 Example = dict
@@ -95,12 +95,13 @@ def _encodable(example: Example) -> Example:
     return {**{name: [] for name in _LISTS}, **example}
 
 
-def read(directory, split: str) -> "Source":
+def read(directory, split: str, open_files: int = reading.OPEN_FILES) -> "Source":
     """Opens a split for random access; see `Source`.
 
     Args:
       directory: a folder with `dataset_info.json`, or one whose version sub-folders (`1.0.0`) have it: newest counts.
       split: a split, or a slice of one in TFDS notation such as `train[:10%]`.
+      open_files: record files that a process has open at most.
 
     Raises:
       DataSourceError: the folder holds no data set, or the data set has no such split.
@@ -113,8 +114,7 @@ def read(directory, split: str) -> "Source":
         raise DataSourceError(
             f"split {name!r} is not in {directory}; there are: {there}; set config.data.split to one of them"
         )
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    return Source(builder.as_data_source(split, deserialize_method=raw))
+    return Source(reading.RecordFiles(builder.info.splits[split].file_instructions, open_files))
 
 
 def splits(directory) -> dict[str, int]:
@@ -222,11 +222,8 @@ class Source:
             ) from error
 
     def _file(self, index: int) -> str:
-        for part in self._raw.dataset_info.splits[self._raw.split].file_instructions:
-            if index < part.take:
-                return f"{part.filename} (its number {part.skip + index})"
-            index -= part.take
-        return "no file"
+        path, position = self._raw.place(index)
+        return f"{path} (its number {position})"
 
     def stored(self, index: int) -> bytes:
         """The example as it is stored."""

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from harmopower.data import contents, pipeline, records
+from harmopower.data import contents, pipeline, records, sources
 from harmopower.data.pipeline import BadDataError, Pipeline, random_boxes
 from harmopower.data.tokenize import Tokenizer
 
@@ -456,6 +456,50 @@ def test_from_config(directory, source, tokenizer):
     )
     made = pipeline.from_config(data, seed=5, batch_size=8, region_text=True)
     _equal(made.batch(2), _make(source, tokenizer, region_text=True).batch(2))
+
+
+def test_window_shuffle_from_config(directory, source, tokenizer):
+    data = ConfigDict(
+        OPTIONS | dict(source=str(directory), split="train", tokenizer="", clean_text=True, shuffle="window")
+    )
+    data.update(dict(shuffle_block=4, shuffle_blocks=2, open_files=1))
+    maker = pipeline.from_config(data, seed=5, batch_size=COUNT)
+    epochs = [_numbers(maker.batch(step)) for step in range(2)]
+    assert epochs[0] != epochs[1] != sorted(epochs[1])
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(COUNT))
+    with pytest.raises(ValueError, match="config.data.shuffle is 'windows'"):
+        _make(source, tokenizer, shuffle="windows")
+
+
+def test_sources_are_mixed_by_weight_each_with_its_own_options(directory, source, tokenizer, tmp_path):
+    records.write(tmp_path, {"val": [_example(100 + i) for i in range(10)]}, name="other")
+    data = ConfigDict(OPTIONS | dict(source="", split="train", tokenizer="", clean_text=True, min_crop_area=1.0))
+    data.sources = f"{directory} weight=3, {tmp_path} split=val regions=random"
+    maker = pipeline.from_config(data, seed=5, batch_size=8, grid=(4, 4))
+    alone = _make(source, tokenizer, min_crop_area=1.0, batch_size=6)
+    for step in range(6):
+        batch = maker.batch(step)
+        numbers = np.array(_numbers(batch))
+        assert numbers[numbers < 100].tolist() == _numbers(alone.batch(step))  # as it comes alone
+        assert (numbers >= 100).sum() == 2
+        assert (batch["box_phrase"][numbers >= 100] == -1).all() and (batch["box_phrase"][numbers < 100] >= 0).any()
+    with contextlib.closing(maker.iterate(3)) as batches:
+        _equal(next(batches), maker.batch(3))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("weight=3", "without a folder"),
+        ("a,,b", "without a folder"),
+        ("a wait=3", "'wait=3'; keys are weight, split"),
+        ("a weight=x", "'weight=x', which is no number"),
+        ("a weight=0", "weight 0; it must be above 0"),
+    ],
+)
+def test_sources_that_cannot_be_read_are_refused(text, words):
+    with pytest.raises(sources.SourcesError, match=words):
+        sources.parse(text)
 
 
 def test_no_module_of_data_imports_jax_or_tensorflow():
