@@ -6,7 +6,7 @@ from pathlib import Path
 import sys
 
 from harmopower.data import files, images, jobs, readers, tokenize
-from harmopower.data.preparing import FOLDER, guards, joining, progress, screening, showing, tasks
+from harmopower.data.preparing import FOLDER, guards, identities, joining, progress, screening, showing, tasks
 from harmopower.data.preparing import plan as plans
 from harmopower.data.readers import protocol
 from harmopower.errors import CommandError
@@ -108,6 +108,9 @@ def run(options: argparse.Namespace) -> None:
         _work(options, plan, reader, where)
     if options.share:
         return print(f"share {options.share} of {options.output} is done; when all are, run it with --join")
+    joining.refuse_missing(options.output / FOLDER, len(plan.tasks))
+    if identities.settle(options.output / FOLDER, len(plan.tasks)):
+        _work(options, plan, reader, where)
     showing.report(options.output, joining.join(options.output, plan, reader, finish))
 
 

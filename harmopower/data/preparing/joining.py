@@ -7,8 +7,6 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
-
 from harmopower.data import files, jobs, tokenize
 from harmopower.data.preparing import FOLDER, shards, tasks
 from harmopower.data.preparing.plan import Plan
@@ -46,7 +44,6 @@ def join(directory, plan: Plan, reader: protocol.Reader, finish: Finish) -> dict
     reports = _reports(folder, len(plan.tasks))
     summary = _summary(plan, reports, reader, finish)
     _refuse_bad(summary, reports, finish.max_bad)
-    summary["notes"] |= _repeated_ids(folder, len(plan.tasks))
     name = reader.data_set
     found = _by_split(reports)
     for split, parts in found.items():
@@ -60,11 +57,16 @@ def join(directory, plan: Plan, reader: protocol.Reader, finish: Finish) -> dict
     return summary
 
 
-def _reports(folder: Path, count: int) -> list[dict]:
+def refuse_missing(folder: Path, count: int) -> None:
+    """Raises JobError where tasks are not done."""
     missing = jobs.missing(folder, count)
     if missing:
         numbers = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         raise jobs.JobError(f"{len(missing)} of {count} tasks are not done yet ({numbers}); run their shares first")
+
+
+def _reports(folder: Path, count: int) -> list[dict]:
+    refuse_missing(folder, count)
     return [files.read_json(jobs.report_path(folder, number)) for number in range(count)]
 
 
@@ -102,14 +104,6 @@ def _refuse_bad(summary: Mapping, reports: list[dict], max_bad: float) -> None:
             f"allows: {reasons}",
             tasks.DATA_ERROR,
         )
-
-
-def _repeated_ids(folder: Path, count: int) -> dict[str, int]:
-    """Ids that several tasks have; within a task only the first example of an id is kept."""
-    hashes = [np.fromfile(folder / f"{number:05d}.ids", np.uint64) for number in range(count)]
-    together = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
-    repeated = len(together) - len(np.unique(together))
-    return {"id_in_several_shards": repeated} if repeated else {}
 
 
 def _by_split(reports: list[dict]) -> dict[str, list[shards.Shard]]:

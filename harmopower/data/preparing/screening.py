@@ -8,7 +8,7 @@ import re
 from PIL import Image
 
 from harmopower.data import images, records
-from harmopower.data.preparing import guards
+from harmopower.data.preparing import guards, identities
 from harmopower.data.readers.protocol import BadSample, Found, ReaderError
 from harmopower.errors import RecordError
 
@@ -39,12 +39,13 @@ class Settings:
 class Screen:
     """Screens the samples of one task; ids count once."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, taken: frozenset[int] = frozenset()):
+        """Sets up for a task; `taken`: identities that it leaves to earlier ones."""
         self._settings = settings
         self._excluded = read_ids(settings.exclude) if settings.exclude else frozenset()
         self._has_hashes = any(map(_SHA256.fullmatch, self._excluded))
         self._guards = [guards.read(guard) for guard in settings.guard]
-        self._ids: set[str] = set()
+        self._identities: set[int] = set(taken)
 
     def __call__(self, found: Found) -> tuple[records.Example, list[tuple[str, str]]]:
         """Returns the example as it is to be stored, and notes on what was dropped from it.
@@ -53,8 +54,8 @@ class Screen:
           BadSample: it is to be left out.
         """
         example, notes = found.example, list(found.notes)
-        self._refuse_unwanted(found)
         _refuse_unwritable(example)
+        self._refuse_unwanted(found)
         problems = records.examine(example)
         if self._settings.drop_bad_boxes:
             example, dropped = _drop_regions(example, problems)
@@ -63,7 +64,7 @@ class Screen:
         if problems:
             raise BadSample(problems[0].code, "; ".join(problem.text for problem in problems))
         example = {**example, "image": self._image(example["image"])}
-        self._ids.add(example["id"])
+        self._identities.add(identities.identity(found.split, example["id"]))
         return example, notes
 
     def _refuse_unwanted(self, found: Found) -> None:
@@ -75,7 +76,7 @@ class Screen:
         for guard, kept_out in self._guards:
             if named := names & kept_out:
                 raise BadSample(f"guard_{guard}", f"--guard {guard} keeps out {min(named)}")
-        if found.example["id"] in self._ids:
+        if identities.identity(found.split, found.example["id"]) in self._identities:
             raise BadSample("duplicate_id", f"id {found.example['id']!r} is there already; the first one is kept")
 
     def _image(self, data: bytes) -> bytes:

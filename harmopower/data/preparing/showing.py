@@ -7,7 +7,7 @@ import sys
 from harmopower.data import records
 from harmopower.data.preparing import tasks
 from harmopower.data.preparing.plan import Plan
-from harmopower.data.preparing.screening import Settings
+from harmopower.data.preparing.screening import Screen, Settings
 from harmopower.data.readers import protocol
 
 _SHOWN = 3
@@ -25,7 +25,9 @@ def dry_run(reader: protocol.Reader, plan: Plan, settings: Settings) -> None:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         print(f"split {split}: {paths[0]}{more}, {size / 2**20:.1f} MiB to read in {len(group)} tasks")
     tally = tasks.Tally(seed=0, captions=1)
-    found = itertools.chain.from_iterable(tasks.screened(reader, task, settings, tally) for task in plan.tasks)
+    found = itertools.chain.from_iterable(
+        tasks.screened(reader, task, Screen(settings), settings.limit, tally) for task in plan.tasks
+    )
     for split, example in itertools.islice(found, _SHOWN):
         print(_described(split, example))
     _print_named(tally.named)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from harmopower.data import files, readers, records
-from harmopower.data.preparing import FOLDER, shards
+from harmopower.data.preparing import FOLDER, identities, shards
 from harmopower.data.preparing.plan import Plan, Task
 from harmopower.data.preparing.screening import Screen, Settings
 from harmopower.data.readers import protocol
@@ -55,10 +55,11 @@ class Work:
         reader = _reader(plan.settings["format"], json.dumps(plan.settings["options"]), self.plan)
         share = task.bytes / max(1, sum(task.bytes for task in plan.tasks))
         folder = Path(self.directory) / FOLDER
+        screen = Screen(settings, identities.taken(folder, number))
         tally = Tally(seed=number, captions=max(1, round(CAPTIONS * share)))
         with contextlib.ExitStack() as stack:
             writers: dict[str, shards.Writer] = {}
-            for split, example in screened(reader, task, settings, tally, self.strict):
+            for split, example in screened(reader, task, screen, settings.limit, tally, self.strict):
                 if split not in writers:
                     writer = shards.Writer(folder, f"{number:05d}", split, round(_SLACK * self.shard_bytes))
                     writers[split] = stack.enter_context(writer)
@@ -79,17 +80,16 @@ def _reader(name: str, options: str, _: str) -> protocol.Reader:
 
 
 def screened(
-    reader: protocol.Reader, task: Task, settings: Settings, tally: "Tally", strict: bool = False
+    reader: protocol.Reader, task: Task, screen: Screen, limit: int, tally: "Tally", strict: bool = False
 ) -> Iterator[tuple[str, records.Example]]:
     """Yields (split, example) of what can be used; the tally counts everything.
 
     Raises:
       CommandError: see `Work`.
     """
-    screen = Screen(settings)
     for unit in task.units:
         for item in reader.read(unit):
-            if settings.limit and tally.examples >= settings.limit:
+            if limit and tally.examples >= limit:
                 return
             if isinstance(item, protocol.Found):
                 item = _screened(screen, item)
@@ -122,7 +122,7 @@ class Tally:
         self.keys: set[str] = set()
         self._labels: set[str] = set()
         self._samples = hashlib.sha256()
-        self._ids: list[bytes] = []
+        self._identities: list[int] = []
         self._captions = _Reservoir(captions, seed)
 
     def leave_out(self, item: protocol.LeftOut) -> None:
@@ -139,9 +139,8 @@ class Tally:
             self._name(reason, example["id"], text)
         if len(self._labels) <= MAX_LABELS:
             self._labels |= {region["label"] for region in example.get("regions", [])} - {""}
-        name = example["id"].encode()
-        self._samples.update(hashlib.sha256(name).digest() + hashlib.sha256(example["image"]).digest())
-        self._ids.append(hashlib.sha256(name).digest()[:8])
+        self._samples.update(f"{example['id']}\n".encode() + hashlib.sha256(example["image"]).digest())
+        self._identities.append(identities.identity(split, example["id"]))
         for caption in example["captions"]:
             self._captions.add((split, caption))
 
@@ -165,8 +164,7 @@ class Tally:
         with files.whole(folder / f"{number:05d}.captions.jsonl") as partial:
             lines = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in self._captions.kept())
             partial.write_text("".join(lines), encoding="utf-8")
-        with files.whole(folder / f"{number:05d}.ids") as partial:
-            partial.write_bytes(b"".join(self._ids))
+        identities.write(folder, number, self._identities)
 
     def report(self) -> dict:
         """JSON: counts of examples, reasons and notes, who they were, labels, and the hash of the sample list."""
