@@ -80,5 +80,16 @@ def open_all(data) -> list[Part]:
 
 
 def _open(data, folder: str, settings: dict, open_files: int) -> Part:
+    _refuse_crops(folder, {**data, **settings})
     split, weight = settings.pop("split", data.split), settings.pop("weight", Fraction(1))
     return Part(records.read(folder, split, open_files), weight, settings)
+
+
+def _refuse_crops(folder: str, data: dict) -> None:
+    grid = records.metadata(folder).get("fixed_grid")
+    if grid and data.get("min_crop_area", 1) < 1 and data.get("regions") != "random":
+        raise SourcesError(
+            f"config.data.min_crop_area is {data['min_crop_area']}, but the regions of {folder} were made on a fixed "
+            f"grid of {' x '.join(map(str, grid))} patches over the whole image; set config.data.min_crop_area to 1.0, "
+            "or config.data.regions to random"
+        )

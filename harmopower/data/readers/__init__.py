@@ -8,7 +8,18 @@ import importlib
 from harmopower.data.readers.protocol import Reader
 
 # A format's module must import without its heavy libraries (pyarrow, OpenCV ...): import those where they are used.
-FORMATS = ("scenes", "jsonl", "coco", "flickr30k_entities", "karpathy", "mdetr", "table", "visual_genome", "webdataset")
+FORMATS = (
+    "scenes",
+    "jsonl",
+    "coco",
+    "flickr30k_entities",
+    "karpathy",
+    "mdetr",
+    "powerclip",
+    "table",
+    "visual_genome",
+    "webdataset",
+)
 
 
 def reader_class(name: str) -> type[Reader]:

@@ -83,6 +83,11 @@ class Reader(tars.Reader):
         return image, lies, []
 
 
+def aliases(facts: dict) -> tuple[str, ...]:
+    """What `--exclude` may name besides the id: the hash of the file as it was fetched, before it was re-encoded."""
+    return (facts["sha256"],) if isinstance(facts.get("sha256"), str) else ()
+
+
 def place(facts: dict, kind: str) -> Box | None:
     """Where the whole picture lies in a square file, as y0, x0, y1, x1 in shares of it; outside it where cropped.
 

@@ -45,9 +45,7 @@ class Reader(crawls.Reader):
         caption = self._caption(sample, facts)
         image, _, notes = self.placed(sample, unit, facts)
         example = {"id": self.id(sample), "image": image, "captions": [caption]}
-        # The hash is that of the file as it was fetched, which its re-encoded copies do not have.
-        aliases = (facts["sha256"],) if isinstance(facts.get("sha256"), str) else ()
-        return protocol.Found(example, unit.split, aliases, sample.where, tuple(notes))
+        return protocol.Found(example, unit.split, crawls.aliases(facts), sample.where, tuple(notes))
 
     def _caption(self, sample: tars.Sample, facts: dict) -> str:
         there = {source: text for source in self._sources if (text := _read(sample, facts, source)) is not None}

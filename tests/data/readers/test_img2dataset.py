@@ -45,6 +45,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 CRAWL = """
+import sys
 from img2dataset import download
 if __name__ == "__main__":
     download(
@@ -69,7 +70,8 @@ def test_what_the_real_img2dataset_crawls(tmp_path, img2dataset, server, mode):
     (tmp_path / "crawl.py").write_text(CRAWL)
     command = [img2dataset, tmp_path / "crawl.py", tmp_path / "list.csv", tmp_path / "crawl", mode]
     quiet = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
-    subprocess.run(command, check=True, capture_output=True, env=quiet)
+    made = subprocess.run(command, capture_output=True, text=True, env=quiet)
+    assert made.returncode == 0, made.stderr
     captions = ("--caption", "txt:0.7,json.alt:0.3")
     assert common.run(tmp_path / "out", "webdataset", "--input", tmp_path / "crawl", "--border", "cut", *captions) == 0
     found = {row["captions"][0].removesuffix(" 猫")[-1]: row for row in common.examples(tmp_path / "out")}
