@@ -109,7 +109,7 @@ def _screened(screen: Screen, found: protocol.Found):
         example, notes = screen(found)
     except protocol.BadSample as error:
         return protocol.LeftOut(error.reason, found.example["id"], f"{where}{error}")
-    return found.split, example, [(reason, f"{where}{text}") for reason, text in notes]
+    return found.split, example, [(reason, text and f"{where}{text}") for reason, text in notes]
 
 
 class Tally:
@@ -136,7 +136,8 @@ class Tally:
         self.examples += 1
         for reason, text in notes:
             self.notes[reason] += 1
-            self._name(reason, example["id"], text)
+            if text:
+                self._name(reason, example["id"], text)
         if len(self._labels) <= MAX_LABELS:
             self._labels |= {region["label"] for region in example.get("regions", [])} - {""}
         self._samples.update(f"{example['id']}\n".encode() + hashlib.sha256(example["image"]).digest())

@@ -13,6 +13,7 @@ FORMATS = (
     "jsonl",
     "coco",
     "flickr30k_entities",
+    "grit",
     "karpathy",
     "mdetr",
     "powerclip",

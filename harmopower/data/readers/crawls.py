@@ -78,8 +78,7 @@ class Reader(tars.Reader):
         if lies is None:
             return image, (0.0, 0.0, 1.0, 1.0), []
         if kind == BORDER and self.options.border == "cut":
-            note = ("border_cut", f"{sample.where}: the white border is cut")
-            return cut(image, lies, self.options.quality), (0.0, 0.0, 1.0, 1.0), [note]
+            return cut(image, lies, self.options.quality), (0.0, 0.0, 1.0, 1.0), [("border_cut", "")]
         return image, lies, []
 
 

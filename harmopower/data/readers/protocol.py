@@ -113,7 +113,8 @@ class Found:
       split: where it belongs.
       aliases: other ids of the image that `--exclude` may name, such as `coco:391895`.
       where: file and line, or the like, for messages.
-      notes: (reason, one line) for everything that was mended or dropped within the sample, such as an empty box.
+      notes: (reason, one line) for everything that was mended or dropped within the sample, such as an empty box; with
+        an empty line it is counted and not named, as for what the user has asked for.
     """
 
     example: dict
