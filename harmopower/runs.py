@@ -7,7 +7,7 @@ from harmopower import config as configs
 from harmopower.data import pipeline
 from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import CommandError, ConfigError
-from harmopower.evaluation import report, running, suites
+from harmopower.evaluation import kept, report, running, suites
 from harmopower.evaluation.encoder import Encoder
 from harmopower.models import clip
 from harmopower.objectives import total
@@ -114,10 +114,14 @@ def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):
                 raise
 
 
-def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False):
+def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False, keep=None):
     """Builds `evaluate(params, step) -> metrics`, which also prints the table and writes `eval.json`.
 
     A stop asked for in between gives no metrics and leaves the older `eval.json`.
+
+    Args:
+      keep: given the encoder, what keeps results and class embeddings (`evaluation.kept`); None keeps nothing.
+
     Raises:
       ConfigError, DataSourceError: a suite of `config.evaluation.suite` is unknown, or there is no data set.
     """
@@ -134,11 +138,13 @@ def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer
             region_pooling=config.objective.region_pooling,
             resize_mode=config.data.resize_mode,
         )
-        found = running.run(config, encoder, should_stop)
+        keeper = keep(encoder) if keep else kept.NOTHING
+        found = running.run(config, encoder, should_stop, keeper)
         if found is None:
             return {}
         if jax.process_index() == 0 and found.metrics:
-            report.write(workdir, step, found)
+            report.write(workdir, step, found, keeper.tasks)
+            keeper.finish()
             report.show(found, step)
         return found.metrics
 

@@ -41,3 +41,48 @@ def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dic
 def chance(classes: int) -> dict[str, float]:
     """What guessing among that many classes reaches, for each metric of `accuracy`."""
     return {f"top{k}": ranking.chance(k, classes) for k in DEPTHS}
+
+
+def recalls(images: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The three figures of clip_benchmark for sets with one label an image (its `metrics/zeroshot_classification.py`).
+
+    Args:
+      images: [n, D] and classes: [C, D], L2-normalised.
+      labels: int [n].
+
+    Returns:
+      `acc1`, `acc5` where there are five classes or more, and `mean_per_class_recall`, over the classes that have
+      images. A tie counts as wrong, where clip_benchmark takes the class that comes first.
+    """
+    rank = ranking.nearest(images, classes, labels)
+    right = rank == 0
+    found = {"acc1": ranking.hit_rate(rank, 1)}
+    if len(classes) >= 5:
+        found["acc5"] = ranking.hit_rate(rank, 5)
+    counts = np.bincount(labels, minlength=len(classes))
+    hits = np.bincount(labels, weights=right, minlength=len(classes))
+    return found | {"mean_per_class_recall": float((hits[counts > 0] / counts[counts > 0]).mean())}
+
+
+def recall_chance(classes: int) -> dict[str, float]:
+    """What guessing reaches, for each figure of `recalls`."""
+    found = {f"acc{k}": ranking.chance(k, classes) for k in DEPTHS if k == 1 or classes >= k}
+    return found | {"mean_per_class_recall": 1 / classes}
+
+
+def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """mAP for sets with several labels an image: the mean over classes of the average precision of their images.
+
+    As clip_benchmark computes it: precision at each positive, not interpolated, and a class without any counts as 0.
+    Of equal scores the negatives come first (our choice; the order is undefined there).
+
+    Args:
+      scores: [n, C], similarity of images and classes.
+      targets: [n, C], 1 where the image has the class.
+    """
+    found = []
+    for score, target in zip(scores.T, np.asarray(targets, bool).T, strict=True):
+        truth = target[np.lexsort((target, -score))]
+        precision = np.cumsum(truth) / np.arange(1, len(truth) + 1)
+        found.append(precision[truth].sum() / max(truth.sum(), 1))
+    return float(np.mean(found))

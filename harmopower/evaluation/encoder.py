@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import hashlib
 from typing import NamedTuple
 
 import jax
@@ -67,6 +68,13 @@ class Encoder:
         self.share = Share(jax.process_index() * rows, rows, batch_size)
         self._model, self._params, self._tokenizer = model, params, tokenizer
         self._context_length, self._region_pooling = context_length, region_pooling
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Equal for equal weights that see and compute alike: what a result or an embedding of this model hangs on."""
+        how = (repr(self._model), self._tokenizer.digest, self.view, self._context_length, self._region_pooling)
+        weights = np.asarray(_digest(self._params))
+        return hashlib.sha256(repr(how).encode() + weights.tobytes()).hexdigest()
 
     def encode_images(self, rows: Sequence[Row]) -> Encoded:
         """Images and their regions, from one pass.
@@ -145,6 +153,18 @@ def _region_features(tokens, boxes, valid, grid, mode):
 def _text_features(model, params, ids):
     encoded = model.apply({"params": params}, rules.constrain(ids), method="encode_text")
     return _whole(normalise(encoded.pooled))
+
+
+@jax.jit
+def _digest(params):
+    """Two sums over the bits of all weights and their places; of whole numbers, so that shards change nothing."""
+    sums = []
+    for leaf in jax.tree.leaves(params):
+        bits = jax.lax.bitcast_convert_type(leaf.astype("float32"), "uint32").reshape(-1)
+        place = jax.lax.iota("uint32", bits.size) * jax.numpy.uint32(2654435761) + jax.numpy.uint32(1)
+        mixed = (bits ^ (bits >> 15)) * place
+        sums.append(jax.numpy.stack([mixed.sum(dtype="uint32"), (mixed ^ (mixed >> 13)).sum(dtype="uint32")]))
+    return _whole(jax.numpy.stack(sums))
 
 
 @jax.jit

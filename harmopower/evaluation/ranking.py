@@ -1,6 +1,25 @@
 """Ranks and hit rates: the arithmetic that retrieval and classification share."""
 
+from collections.abc import Iterator
+
 import numpy as np
+
+BLOCK_BYTES = 64 << 20  # of similarities that are looked at together
+
+
+def blocks(queries: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """The similarities of all queries to all candidates, some queries at a time, so that memory stays small.
+
+    Args:
+      queries: [Q, D] and candidates: [C, D], L2-normalised.
+
+    Yields:
+      Which queries, and their similarities [q, C], at most `BLOCK_BYTES` of them.
+    """
+    rows = max(1, BLOCK_BYTES // max(1, 4 * len(candidates)))
+    for start in range(0, len(queries), rows):
+        part = slice(start, start + rows)
+        yield part, queries[part] @ candidates.T
 
 
 def ranks(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -18,6 +37,13 @@ def ranks(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """
     right = np.take_along_axis(scores, np.asarray(answers)[:, None], axis=1)
     return (~(right > scores)).sum(axis=1) - 1  # it never beats itself, hence - 1
+
+
+def nearest(queries: np.ndarray, candidates: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """`ranks` of the similarities of [Q, D] to [C, D], computed in blocks."""
+    answers = np.asarray(answers)
+    found = [ranks(scores, answers[part]) for part, scores in blocks(queries, candidates)]
+    return np.concatenate(found) if found else np.zeros(0, int)
 
 
 def hit_rate(rank: np.ndarray, k: int) -> float:

@@ -9,13 +9,25 @@ from rich.table import Table
 
 from harmopower.evaluation.suite import Found
 
+FILE = "eval.json"
+_MANY = 4  # splits or sets, above which they are the table's rows
 
-def write(workdir: str, step: int, found: Found) -> None:
-    """Writes `eval.json`: `{"step", "metrics", "chance", "left_out"}`; replaced at once, never half written."""
-    os.makedirs(workdir, exist_ok=True)
-    path = os.path.join(workdir, "eval.json")
+
+def write(workdir: str, step: int, found: Found, tasks: dict[str, str] | None = None) -> None:
+    """Writes `eval.json`: `{"step", "metrics", "chance", "left_out", "partial", "notes", "tasks"}`.
+
+    Args:
+      tasks: name -> hash of those whose results can be used again, see `kept`.
+    """
+    write_json(os.path.join(workdir, FILE), {"step": step, **dataclasses.asdict(found), "tasks": tasks or {}})
+
+
+def write_json(path, value) -> None:
+    """Writes a file that is replaced at once, never half written, and the folder that it is in."""
+    path = os.fspath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump({"step": step, **dataclasses.asdict(found)}, file, indent=2)
+        json.dump(value, file, indent=2)
         file.write("\n")
     os.replace(path + ".new", path)
 
@@ -24,13 +36,17 @@ def show(found: Found, step: int, console: Console | None = None) -> None:
     """Prints the table, and below it what was left out, a line each."""
     console = console or Console()
     console.print(table(found, step))
-    for name, reason in found.left_out.items():
-        console.print(f"left out: {name}: {reason}", soft_wrap=True, highlight=False, markup=False)
+    for title in ("notes", "partial", "left_out"):
+        for name, text in getattr(found, title).items():
+            words = {"notes": "", "partial": "not comparable: ", "left_out": "left out: "}[title]
+            console.print(f"{words}{name}: {text}", soft_wrap=True, highlight=False, markup=False)
 
 
 def table(found: Found, step: int) -> Table:
-    """The results in percent, a column a split, each with its chance level beside it."""
+    """The results in percent, each with its chance level beside it; a column a split where there are few."""
     splits = list(dict.fromkeys(name.split("/")[0] for name in found.metrics))
+    if len(splits) > _MANY:
+        return _long_table(found, step)
     rows = dict.fromkeys(name.split("/", 1)[1] for name in found.metrics)
     result = Table(title=f"Evaluation of step {step}, in percent")
     result.add_column("metric")
@@ -40,6 +56,16 @@ def table(found: Found, step: int) -> Table:
     for row in rows:
         names = [f"{split}/{row}" for split in splits]
         result.add_row(row, *(_percent(values, name) for name in names for values in (found.metrics, found.chance)))
+    return result
+
+
+def _long_table(found: Found, step: int) -> Table:
+    result = Table(title=f"Evaluation of step {step}, in percent")
+    result.add_column("metric")
+    result.add_column("", justify="right")
+    result.add_column("chance", justify="right", style="dim")
+    for name in found.metrics:
+        result.add_row(name, _percent(found.metrics, name), _percent(found.chance, name))
     return result
 
 

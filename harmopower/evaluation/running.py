@@ -15,23 +15,30 @@ import contextlib
 from absl import logging
 import numpy as np
 
+from harmopower.data.records import DataSourceError
 from harmopower.evaluation import preparing, suites
 from harmopower.evaluation.encoder import Encoder
+from harmopower.evaluation.kept import NOTHING, Kept
 from harmopower.evaluation.suite import Found, Suite, Task, Vectors
 from harmopower.parallel import processes
+
+_CLASSES_AT_ONCE = 64
 
 
 class _Stopped(Exception):
     """The caller asked to stop between two batches."""
 
 
-def run(config, encoder: Encoder, should_stop: Callable[[], bool] = lambda: False) -> Found | None:
+def run(
+    config, encoder: Encoder, should_stop: Callable[[], bool] = lambda: False, kept: Kept = NOTHING
+) -> Found | None:
     """Runs the suites that a config chooses.
 
     Args:
       config: the run's: `evaluation` says what is measured, `data.threads` and `data.workers` prepare.
       encoder: the model.
       should_stop: asked before every batch, equally often on every process.
+      kept: results and class embeddings of earlier evaluations, which are not computed again; and where to keep these.
 
     Returns:
       The results, or None when `should_stop` said stop. What the data lack is left out, with the reason in the result.
@@ -42,7 +49,7 @@ def run(config, encoder: Encoder, should_stop: Callable[[], bool] = lambda: Fals
     found = Found()
     try:
         for suite in suites.chosen(config.evaluation.suite):
-            found.add(_run_suite(suite, config, encoder, should_stop))
+            found.add(_run_suite(suite, config, encoder, should_stop, kept))
     except _Stopped:
         return None
     return found
@@ -60,19 +67,32 @@ def nothing_to_measure(config) -> str:
     return f"config.evaluation.suite {config.evaluation.suite!r} finds nothing to measure: {'; '.join(tasks)}"
 
 
-def _run_suite(suite: Suite, config, encoder: Encoder, should_stop) -> Found:
-    found, texts = Found(), _Texts(encoder, should_stop)
+def _run_suite(suite: Suite, config, encoder: Encoder, should_stop, kept: Kept) -> Found:
+    found, texts = Found(), _Texts(encoder, should_stop, kept)
     for name, task in suite.tasks(config).items():
         if isinstance(task, str):
             found.left_out[name] = task
             continue
-        vectors = _encode(task, config.data, encoder, texts, should_stop)
-        bad = len(task.source) - len(vectors.facts)
-        if bad:
-            found.left_out[f"{name} records"] = f"{bad} of {len(task.source)} cannot be used (see the log)"
-        if vectors.facts:
-            found.add(task.measure(vectors), f"{name}/")
+        part = kept.result(name, task)
+        if part is None:
+            part = _run_task(name, task, config, encoder, texts, should_stop)
+            kept.keep(name, task, part)
+        found.add(part)
     found.add(suite.average(found))
+    return found
+
+
+def _run_task(name: str, task: Task, config, encoder: Encoder, texts: "_Texts", should_stop) -> Found:
+    try:
+        count = len(task.source)
+    except DataSourceError as error:  # found only when its files were opened; the other tasks go on
+        return Found(left_out={name: str(error)})
+    found, vectors = Found(), _encode(task, config.data, encoder, texts, should_stop)
+    bad = count - len(vectors.facts)
+    if bad:
+        found.left_out[f"{name}/records"] = f"{bad} of {count} cannot be used (see the log)"
+    if vectors.facts:
+        found.add(task.measure(vectors), f"{name}/")
     return found
 
 
@@ -98,26 +118,44 @@ def _encode(task: Task, settings, encoder: Encoder, texts: "_Texts", should_stop
         np.concatenate([part.images for part in encoded] or [[]]),
         np.concatenate([part.regions for part in encoded] or [[]]),
         texts,
+        texts.classes,
     )
 
 
 class _Texts:
     """Texts as vectors; each distinct text of a suite is encoded once."""
 
-    def __init__(self, encoder: Encoder, should_stop):
-        self._encoder, self._should_stop = encoder, should_stop
+    def __init__(self, encoder: Encoder, should_stop, kept: Kept):
+        self._encoder, self._should_stop, self._kept = encoder, should_stop, kept
         self._rows: dict[str, int] = {}
         self._vectors: np.ndarray | None = None
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         parts = [] if self._vectors is None else [self._vectors]
-        for start in range(0, len(new), self._encoder.share.batch_size):
-            _heed(self._should_stop)
-            parts.append(self._encoder.encode_texts(new[start : start + self._encoder.share.batch_size]))
-        self._vectors = np.concatenate(parts)
+        self._vectors = np.concatenate([*parts, *self._encoded(new)])
         self._rows |= {text: len(self._rows) + place for place, text in enumerate(new)}
         return self._vectors[[self._rows[text] for text in texts]]
+
+    def _encoded(self, texts: Sequence[str]) -> list[np.ndarray]:
+        found = []
+        for start in range(0, len(texts), self._encoder.share.batch_size):
+            _heed(self._should_stop)
+            found.append(self._encoder.encode_texts(texts[start : start + self._encoder.share.batch_size]))
+        return found
+
+    def classes(self, prompts: Sequence[Sequence[str]]) -> np.ndarray:
+        """See `Vectors.classes`; the prompts' own vectors are not remembered, for ImageNet has 80,000."""
+        return self._kept.classes(prompts, lambda: np.concatenate([*self._means(prompts)]))
+
+    def _means(self, prompts: Sequence[Sequence[str]]):
+        for start in range(0, len(prompts), _CLASSES_AT_ONCE):
+            some = prompts[start : start + _CLASSES_AT_ONCE]
+            vectors = np.concatenate(self._encoded([text for texts in some for text in texts]))
+            starts = np.cumsum([0, *(len(texts) for texts in some[:-1])])
+            # As CLIP ensembles prompts (Radford et al. 2021, section 3.1.4); a sum has the direction of the mean.
+            sums = np.add.reduceat(vectors, starts, axis=0)
+            yield sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), 1e-12)
 
 
 def _heed(should_stop) -> None:

@@ -39,16 +39,33 @@ NO_BOXES = np.zeros((0, 4), np.float32)
 
 @dataclasses.dataclass
 class Found:
-    """Results, under the same names what chance would reach, and what was left out and why."""
+    """Results, under the same names what chance would reach, and what a reader of them must know, in words.
+
+    Attributes:
+      left_out: what was not measured, and why.
+      partial: why results cannot be compared with published ones, such as a set of another size; out of averages.
+      notes: sizes of sets, rules of ties and the like.
+    """
 
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     chance: dict[str, float] = dataclasses.field(default_factory=dict)
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    partial: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def add(self, other: "Found", prefix: str = "") -> None:
         """Takes over the results of a part, with `prefix` before their names."""
-        for name in ("metrics", "chance", "left_out"):
-            getattr(self, name).update({prefix + key: value for key, value in getattr(other, name).items()})
+        for field in dataclasses.fields(self):
+            getattr(self, field.name).update({prefix + key: value for key, value in getattr(other, field.name).items()})
+
+    def of(self, task: str) -> "Found":
+        """The results of one task, under their whole names."""
+        return Found(
+            *(
+                {key: value for key, value in getattr(self, field.name).items() if key.startswith(f"{task}/")}
+                for field in dataclasses.fields(self)
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +75,13 @@ class View:
     image_size: int
     resize_mode: str
 
-    def take(self, image: bytes, boxes=NO_BOXES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def take(self, image: bytes, boxes=NO_BOXES, cut=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Decodes and resizes an image and moves its boxes along.
 
         Args:
           image: encoded, as in a file.
           boxes: [m, 4], y0, x0, y1, x1 as shares of the image.
+          cut: left, top, right and bottom in pixels, in place of the whole image; what lies outside of it is black.
 
         Returns:
           uint8 [image_size, image_size, 3], the boxes that lie inside, float32 [k, 4], and which ones they are, [k].
@@ -72,6 +90,7 @@ class View:
           RecordError: the image cannot be decoded.
         """
         picture = images.decode(image)
+        picture = picture.crop(cut) if cut else picture
         window = transforms.fixed_window(picture.size, self.image_size, self.resize_mode)
         moved, kept = transforms.move_boxes(boxes, window, self.image_size)
         return transforms.crop_and_resize(picture, window, self.image_size), moved[kept], np.flatnonzero(kept)
@@ -93,6 +112,9 @@ class Vectors:
     images: np.ndarray  # [n, D]
     regions: np.ndarray  # [all boxes of all examples in order, D]
     texts: Callable[[Sequence[str]], np.ndarray]  # n texts -> [n, D]; a text is encoded once, however often it is asked
+    classes: Callable[
+        [Sequence[Sequence[str]]], np.ndarray
+    ]  # prompts of C classes -> [C, D]: unit mean of unit vectors
 
 
 class Task(abc.ABC):
@@ -102,10 +124,12 @@ class Task(abc.ABC):
       source: `len(source)` examples of any kind, by random access: `source[index]`.
       metrics: the names that `measure` can give, known before anything is read, so that a mistyped
         `config.checkpoint.best` is refused at the start.
+      identity: equal for equal data, protocol and settings, so that a result can be used again; None: never.
     """
 
     source: Any
     metrics: Sequence[str]
+    identity: str | None = None
 
     @abc.abstractmethod
     def prepare(self, example, view: View) -> Prepared:

@@ -124,7 +124,7 @@ def test_own_data_leave_out_what_they_lack_and_name_broken_records(encoder, conf
     assert {name.split("/")[1] for name in found.metrics} == {"retrieval"}
     assert found.chance["test/retrieval/image_to_text_r1"] == 1 / 4
     assert "no split 'test_unseen', only test" in found.left_out["test_unseen"]
-    assert "1 of 5" in found.left_out["test records"]
+    assert "1 of 5" in found.left_out["test/records"]
     assert "classes" in found.left_out["test/boxes"] and "negatives" in found.left_out["test/composition"]
     assert "own-3" in caplog.text
 

@@ -4,9 +4,9 @@ import difflib
 
 from harmopower.errors import ConfigError
 from harmopower.evaluation.suite import Suite, Task
-from harmopower.evaluation.suites import records, scenes
+from harmopower.evaluation.suites import records, scenes, zero_shot
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (scenes.SUITE, records.SUITE)}
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (scenes.SUITE, records.SUITE, zero_shot.SUITE)}
 
 
 def chosen(names: str) -> list[Suite]:

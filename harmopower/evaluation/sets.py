@@ -1,0 +1,96 @@
+"""Published sets: where they lie below `config.evaluation.data`, how many images they have, and how to get them.
+
+A set is a folder of the root called by its name (`food101`, `vtab/caltech101`), by clip_benchmark's on its hub
+(`wds_food101`, `wds_vtab-caltech101`), or by DataComp's (the same with `_test`); `sets.json` in the root may map names
+to other folders, and adds sets that are not listed here.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from harmopower.errors import ConfigError
+
+FILE = "sets.json"
+# What `sets.json` may name that is no set of zero-shot classification.
+RESERVED = frozenset(
+    [
+        "mscoco_captions",
+        "flickr8k",
+        "flickr30k",
+        "coco_val2017",
+        "sugar_crepe",
+        "winoground",
+        "aro",
+        "val2017",
+        "coco",
+        "lvis",
+        "flickr30k_entities",
+        "fg_ovd",
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What is known of a set besides its files.
+
+    Attributes:
+      name: clip_benchmark's, without `vtab/`.
+      hub: clip_benchmark's whole name, as its hub repository is called after.
+      size: images that the published figures are of; 0 = not asserted.
+      main: the figure that is published for it.
+      others: further names of folders.
+    """
+
+    name: str
+    hub: str
+    size: int = 0
+    main: str = "acc1"
+    others: tuple[str, ...] = ()
+
+    @property
+    def folders(self) -> list[str]:
+        """Names of folders that may hold it, the first one is the one to put it in."""
+        flat = "wds_" + self.hub.replace("/", "-")
+        return list(
+            dict.fromkeys((self.name, self.hub, flat, f"{flat}_test", self.hub.replace("/", "-"), *self.others))
+        )
+
+
+def find(root: str, published: Published) -> Path | str:
+    """The folder of a set, or a line that says how to get it and where to put it.
+
+    Raises:
+      ConfigError: `sets.json` is no map of names to folders, or names one that is not there.
+    """
+    if not root:
+        return f"config.evaluation.data is empty; set it (--data) to a folder that holds {published.name}"
+    mapped = mapping(root)
+    if published.name in mapped:
+        return mapped[published.name]
+    for name in published.folders:
+        if (Path(root) / name).is_dir():
+            return Path(root) / name
+    repository = f"clip-benchmark/wds_{published.hub.replace('/', '-')}"
+    return f"not on disk; get the data set {repository} of the Hugging Face hub as {Path(root) / published.name}"
+
+
+def mapping(root: str) -> dict[str, Path]:
+    """What `sets.json` of the root says: set name -> folder.
+
+    Raises:
+      ConfigError: it is no such map, or a folder is not there.
+    """
+    path = Path(root) / FILE
+    if not root or not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        folders = {name: Path(root) / folder for name, folder in found.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f'{path} must be an object like {{"food101": "/data/food"}}: {error}') from error
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise ConfigError(f"{path} maps {name} to {folder}, which is no folder")
+    return folders
