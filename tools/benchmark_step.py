@@ -212,7 +212,7 @@ class Bench:
         return {name: functools.partial(run, program) for name, program in compiled.items()}
 
     def batch(self) -> dict[str, np.ndarray]:
-        """A random batch of the pipeline's shapes (harmopower/data/pipeline.py), every region and phrase in use."""
+        """A random batch of the pipeline's shapes (harmopower/data/rows.py), every region and phrase in use."""
         data, rows, rng = self.config.data, self.config.batch_size, np.random.default_rng(0)
         regions, length = data.max_boxes, data.context_length
         texts = min(data.max_region_texts or regions, regions)

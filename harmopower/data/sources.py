@@ -23,7 +23,7 @@ class SourcesError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One data set of a mixture: its examples, its weight, and the fields of `pipeline.Options` that differ in it."""
+    """One data set of a mixture: its examples, its weight, and the fields of `rows.Options` that differ in it."""
 
     source: object
     weight: Fraction = Fraction(1)

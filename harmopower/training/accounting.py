@@ -118,7 +118,7 @@ def sizes(config) -> Sizes:
 
 
 def text_rows(config, alone_text: bool = False) -> int:
-    """How many regions of an image have their texts encoded alone (data/pipeline.py); 0 where no objective asks."""
+    """How many regions of an image have their texts encoded alone (data/rows.py); 0 where no objective asks."""
     data, needed = config.data, total.active(config.objective).region_text or alone_text
     return min(data.max_region_texts or data.max_boxes, data.max_boxes) if needed else 0
 

@@ -17,7 +17,8 @@ from PIL import Image
 import pytest
 
 from harmopower.data import contents, pipeline, records, sources
-from harmopower.data.pipeline import BadDataError, Pipeline, random_boxes
+from harmopower.data.pipeline import BadDataError, Pipeline
+from harmopower.data.rows import Options, make_row, random_boxes
 from harmopower.data.tokenize import Tokenizer
 
 COUNT = 23
@@ -164,11 +165,9 @@ def test_worker_processes_give_the_same_batches_and_name_bad_records(directory, 
 def _row_by_row(source, tokenizer, step, seed=5, batch_size=8):
     """The definition: position -> record, and everything drawn from (seed, position)."""
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    options = pipeline.Options(**OPTIONS, min_crop_area=0.4)
+    options = Options(**OPTIONS, min_crop_area=0.4)
     positions = range(step * batch_size, (step + 1) * batch_size)
-    made = [
-        pipeline.make_row(source[order[at]], np.random.default_rng((seed, at)), tokenizer, options) for at in positions
-    ]
+    made = [make_row(source[order[at]], np.random.default_rng((seed, at)), tokenizer, options) for at in positions]
     return {name: np.stack([row[name] for row in made]) for name in made[0]}
 
 

@@ -1,0 +1,210 @@
+"""One example to one row of a batch: a caption, a crop and the regions are drawn, and all of it becomes arrays.
+
+`Batch` is a dict of NumPy arrays, its leading axis the `b` examples of this host:
+
+    image       uint8   [b, H, W, 3]
+    tokens      int32   [b, T]
+    phrases     bool    [b, K, T]     which tokens belong to which phrase; the first one is the root
+    boxes       float32 [b, M, 4]     normalised y0, x0, y1, x1 after the crop
+    box_valid   bool    [b, M]
+    box_phrase  int32   [b, M]        index into phrases, -1 for none
+    box_group   int32   [b, M]        equal for equal texts (CRC-32, lower case), 0 for regions without text
+    box_tokens  int32   [b, R, S]     the texts alone of the first R regions (all of them unless `max_region_texts`
+                                      says less); only with `region_text` or `alone_text`; 0 for none
+    box_alone   bool    [b, R]        the region has a text but no phrase; only with `alone_text`
+    cut         bool    [b]           the caption is longer than T tokens
+    weight      float32 [b]           0 for a record that cannot be used; the rest of its row is zero, box_phrase -1
+
+The text of a region is its span in the caption, else its own text, else its label in `label_prompt` (METHOD section 5).
+"""
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from harmopower.data import images, records, tokenize, transforms
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How examples become arrays; the fields of `config.data` of the same names.
+
+    `regions` is `boxes` (stored), `random` (PowerCLIP-R, drawn on the patch grid) or `mixed` (stored, topped up with
+    random ones to `max_boxes`); METHOD section 2. `grid` is the rows and columns of patches, needed for random regions.
+    `region_text`: the texts of all regions are encoded alone; `alone_text`: at least those of regions without a phrase.
+    """
+
+    image_size: int
+    context_length: int
+    max_phrases: int
+    max_boxes: int
+    regions: str = "boxes"
+    region_text_length: int = 16
+    min_crop_area: float = 1.0
+    resize_mode: str = "squash"
+    region_text: bool = False
+    alone_text: bool = False
+    label_prompt: str = "{}"
+    max_region_texts: int = 0
+    grid: tuple[int, int] | None = None
+
+    @property
+    def text_rows(self) -> int:
+        """R, how many regions of an image have their texts encoded alone."""
+        return min(self.max_region_texts or self.max_boxes, self.max_boxes)
+
+    def __post_init__(self):
+        if self.regions not in ("boxes", "random", "mixed"):
+            raise ValueError(f"config.data.regions is {self.regions!r}; it must be boxes, random or mixed")
+        if self.regions != "boxes" and self.grid is None:
+            raise ValueError(f"config.data.regions {self.regions!r} needs the model's patch grid, but grid is None")
+        if self.context_length < 3:
+            raise ValueError(f"config.data.context_length is {self.context_length}; start, end and a token need 3")
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"config.data.min_crop_area is {self.min_crop_area}; it must be above 0 and at most 1")
+
+
+def empty_rows(rows: int, options: Options) -> Batch:
+    """Rows without content: their shapes and types."""
+    boxes, length = options.max_boxes, options.context_length
+    batch = {
+        "image": np.zeros((rows, options.image_size, options.image_size, 3), np.uint8),
+        "tokens": np.zeros((rows, length), np.int32),
+        "phrases": np.zeros((rows, options.max_phrases, length), bool),
+        "boxes": np.zeros((rows, boxes, 4), np.float32),
+        "box_valid": np.zeros((rows, boxes), bool),
+        "box_phrase": np.full((rows, boxes), -1, np.int32),
+        "box_group": np.zeros((rows, boxes), np.int32),
+        "cut": np.zeros(rows, bool),
+        "weight": np.zeros(rows, np.float32),
+    }
+    if options.region_text or options.alone_text:
+        batch["box_tokens"] = np.zeros((rows, options.text_rows, options.region_text_length), np.int32)
+    if options.alone_text:
+        batch["box_alone"] = np.zeros((rows, options.text_rows), bool)
+    return batch
+
+
+def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokenizer, options: Options) -> Batch:
+    """Makes one row of a batch: draws a caption, a crop and the regions.
+
+    Raises:
+      RecordError: the example cannot be used; the text names the record and what is wrong.
+    """
+    problems = records.check(example, decode_image=False)
+    if problems:
+        raise records.RecordError("; ".join(problems))
+    caption = int(rng.integers(len(example["captions"])))
+    image = _decode(example)
+    if options.min_crop_area < 1:
+        window = transforms.random_window(rng, options.min_crop_area)
+    else:
+        window = transforms.fixed_window(image.size, options.image_size, options.resize_mode)
+    text = example["captions"][caption]
+    tokens, offsets = tokenizer.encode(text, options.context_length)
+    boxes, regions = _draw_regions(example, caption, window, rng, options)
+    spans = [(phrase["start"], phrase["end"]) for phrase in example["phrases"] if phrase["caption"] == caption]
+    phrases, box_phrase = _link(offsets, spans, regions, options)
+    texts = [_region_text(region, text, options.label_prompt) for region in regions]
+    row = {
+        "image": transforms.crop_and_resize(image, window, options.image_size),
+        "tokens": tokens,
+        "phrases": phrases,
+        "boxes": _pad(boxes, options.max_boxes),
+        "box_valid": np.arange(options.max_boxes) < len(boxes),
+        "box_phrase": _pad(box_phrase, options.max_boxes, -1),
+        "box_group": _pad(np.array([_group(text) for text in texts], np.int32), options.max_boxes),
+        "cut": offsets.max() < len(text.rstrip()),
+        "weight": np.float32(1),
+    }
+    if options.region_text or options.alone_text:
+        row["box_tokens"] = _region_tokens(texts, tokenizer, options)
+    if options.alone_text:
+        alone = np.array([bool(text) for text in texts], bool) & (box_phrase < 0)
+        row["box_alone"] = _pad(alone[: options.text_rows], options.text_rows)
+    return row
+
+
+def _decode(example: dict):
+    try:
+        return images.decode(example["image"])
+    except records.RecordError as error:
+        raise records.RecordError(f"record {example['id']}: {error}") from error
+
+
+def _draw_regions(example: dict, caption: int, window, rng, options: Options) -> tuple[np.ndarray, list[dict]]:
+    """Returns at most `max_boxes` boxes in the crop, and the regions of the stored ones, which come first."""
+    boxes, regions = np.zeros((0, 4), np.float32), []
+    if options.regions != "random":
+        # A region that names a span of a caption that was not drawn has no text in this row.
+        regions = [region for region in example["regions"] if region["caption"] in (-1, caption)]
+        boxes, kept = transforms.move_boxes([region["box"] for region in regions], window, options.image_size)
+        chosen = np.flatnonzero(kept)
+        if len(chosen) > options.max_boxes or options.text_rows < options.max_boxes:
+            chosen = rng.permutation(chosen)[: options.max_boxes]  # the first `text_rows` have their texts encoded
+        boxes, regions = boxes[chosen], [regions[index] for index in chosen]
+    if options.regions != "boxes":
+        missing = options.max_boxes - len(boxes)
+        boxes = np.concatenate([boxes, random_boxes(rng, missing, options.grid)])
+    return boxes, regions
+
+
+def random_boxes(rng: np.random.Generator, count: int, grid: tuple[int, int]) -> np.ndarray:
+    """Draws boxes of whole patches, as PowerCLIP-R (METHOD section 2).
+
+    Per side, the centre patch is uniform over the grid and the length uniform over 1 to all patches; what leaves the
+    grid is cut, so at least the centre patch stays.
+
+    Args:
+      rng: source of randomness.
+      count: number of boxes.
+      grid: rows and columns of patches.
+
+    Returns:
+      `float32 [count, 4]`, normalised y0, x0, y1, x1.
+    """
+    grid = np.asarray(grid)
+    centre = rng.integers(grid, size=(count, 2))
+    length = rng.integers(1, grid + 1, size=(count, 2))
+    start = centre - (length - 1) // 2
+    corners = [start.clip(0), np.minimum(start + length, grid)]
+    return (np.concatenate(corners, axis=1) / np.tile(grid, 2)).astype(np.float32)
+
+
+def _link(offsets: np.ndarray, spans: list, regions: list[dict], options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the phrases of the row and, for each stored region, the phrase that names it."""
+    spanned = [index for index, region in enumerate(regions) if region["caption"] >= 0]
+    linked = [(regions[index]["start"], regions[index]["end"]) for index in spanned]
+    phrases, rows = tokenize.phrase_masks(offsets, spans, linked, options.max_phrases)
+    box_phrase = np.full(len(regions), -1, np.int32)
+    box_phrase[spanned] = rows
+    return phrases, box_phrase
+
+
+def _region_text(region: dict, caption: str, label_prompt: str) -> str:
+    if region["caption"] >= 0:
+        return caption[region["start"] : region["end"]].strip()
+    label = region["label"].strip()
+    return region["text"].strip() or (label and label_prompt.replace("{}", label))
+
+
+def _group(text: str) -> int:
+    checksum = zlib.crc32(text.lower().encode()) if text else 0
+    return checksum - (1 << 32) if checksum >= 1 << 31 else checksum
+
+
+def _region_tokens(texts: list[str], tokenizer: tokenize.Tokenizer, options: Options) -> np.ndarray:
+    tokens = np.zeros((options.text_rows, options.region_text_length), np.int32)
+    for row, text in zip(tokens, texts, strict=False):
+        if text:
+            row[:] = tokenizer.encode(text, options.region_text_length)[0]
+    return tokens
+
+
+def _pad(values: np.ndarray, length: int, fill=0) -> np.ndarray:
+    padded = np.full((length, *values.shape[1:]), fill, values.dtype)
+    padded[: len(values)] = values
+    return padded
