@@ -14,6 +14,7 @@ FORMATS = (
     "coco",
     "flickr30k_entities",
     "grit",
+    "imagefolder",
     "karpathy",
     "mdetr",
     "powerclip",
