@@ -66,14 +66,13 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(config_file, tmp_path, sett
     assert all(word in lines[0] for word in words), lines
 
 
-@pytest.mark.parametrize("module", ["harmopower.train", "harmopower.evaluate", "tools.plan"])
+@pytest.mark.parametrize("module", ["harmopower.train", "harmopower.evaluate", "tools.inspect", "tools.plan"])
 def test_help_shows_an_example_and_the_flags(module):
     shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and f"python -m {module} --" in shown.stdout, shown
     assert module != "harmopower.train" or "--help_config" in shown.stdout
-    assert {"harmopower.train": "--config:", "harmopower.evaluate": "--step:", "tools.plan": "--chip:"}[
-        module
-    ] in shown.stdout
+    shown_flags = {"tools.inspect": "--html:", "tools.plan": "--chip:"}
+    assert (shown_flags | {"harmopower.train": "--config:", "harmopower.evaluate": "--step:"})[module] in shown.stdout
 
 
 def test_a_workdir_that_is_no_folder_is_refused(config_file):

@@ -14,7 +14,7 @@ import hashlib
 from etils import epath
 import numpy as np
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from harmopower.data import clean as cleaning
 from harmopower.data import clip_vocabulary
@@ -160,6 +160,15 @@ class Tokenizer:
         rows = [self.encode(text, context_length) for text in texts]
         ids = np.array([ids for ids, _ in rows], np.int32).reshape(-1, context_length)
         return ids, np.array([offsets for _, offsets in rows], np.int32).reshape(-1, context_length, 2)
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has, with start and end, however many fit."""
+        return len(self._encode(text)[0]) + 2
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The text of each token, for people; special tokens by their names."""
+        decoder = self._backend.decoder or decoders.ByteLevel()
+        return [decoder.decode([self._backend.id_to_token(int(token))]) for token in ids]
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         cleaned, places = cleaning.align(text, self._lower) if self._clean_text else (text, None)
