@@ -230,6 +230,9 @@ def _phrases(parts: Parts, offset: int, places: list, notes: list) -> Iterator[d
         if len({*positions}) <= max(positions) - min(positions):
             notes.append(("phrase_with_gaps", f"phrase {positions} leaves out tokens, its span does not"))
         start, end = _span(positions, offset, places)
+        if start == end:
+            notes.append(("phrase_empty", f"phrase {positions} has tokens that stand for no character"))
+            continue
         yield {"caption": 0, "start": start, "end": end, "label": ""}
 
 

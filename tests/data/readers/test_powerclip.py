@@ -3,11 +3,14 @@
 import io
 import json
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
 from harmopower import config
 from harmopower.data import records, sources, tokenize
+from harmopower.data.readers import powerclip
 from tests.data.readers import common, tar_files
 
 CAPTIONS = ["a dog – überall – on a sofa 🐈", "Two  BOATS &amp; a harbour", "supercalifragilistic weather", "cat"]
@@ -18,6 +21,12 @@ BOXES = [[(0, 0, 14, 14), (2, 3, 5, 4)], [(1, 1, 2, 2)], [], [(13, 13, 14, 14)]]
 @pytest.fixture(scope="module")
 def clip():
     return tokenize.Tokenizer.load("clip", "")
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch, clip):
+    """Loading CLIP's merges takes a second."""
+    monkeypatch.setattr(tokenize.Tokenizer, "load", lambda spec, directory: clip)
 
 
 def _positions(clip):
@@ -91,6 +100,31 @@ def test_phrases_and_boxes_are_found_whatever_the_names_and_the_offset(tmp_path,
         np.testing.assert_allclose(np.array([region["box"] for region in row["regions"]]).reshape(-1, 4), expected)
     assert (found[1]["phrases"][0]["start"], found[1]["phrases"][0]["end"]) == (0, len(CAPTIONS[1]))
     assert records.metadata(tmp_path / "out")["fixed_grid"] == [14, 14]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80), st.data())
+def test_spans_hold_the_tokens_of_their_phrases_in_any_caption(clip, caption, data):
+    ids, offsets = clip.encode(caption, 77)
+    count = int(ids.argmax()) - 1
+    if not count:
+        return
+    first = data.draw(st.integers(0, count - 1))
+    last = data.draw(st.integers(first, count - 1))
+    notes = []
+    positions = list(range(first, last + 1))
+    found = powerclip._phrases([positions], 1, powerclip._places(clip, caption), notes)
+    spans = [(row["start"], row["end"]) for row in found]
+    assert len(spans) + len(notes) == 1
+    for start, end in spans:
+        assert 0 <= start < end <= len(caption)
+        tokens = np.flatnonzero(tokenize.span_mask(offsets, [(start, end)])[0]) - 1
+        # Bytes of one character may be several tokens, and a token may stand for no character at all.
+        beside = {*tokens.tolist()} ^ {*positions}
+        shared = {tuple(offsets[token + 1]) for token in positions}
+        assert all(
+            any(max(a, s) < min(b, e) for s, e in shared) or a == b for a, b in (offsets[token + 1] for token in beside)
+        )
 
 
 def test_phrases_that_touch_neither_end_are_decided_by_words(tmp_path, clip):

@@ -1,14 +1,17 @@
 """img2dataset's tars: captions by weight, borders, crawl statistics and the usual damage, on miniatures."""
 
+import argparse
 import io
 import json
 import tarfile
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 import numpy as np
 from PIL import Image
 import pytest
 
-from harmopower.data.readers import crawls, webdataset
+from harmopower.data.readers import crawls, protocol, webdataset
 from tests.data.readers import common, tar_files
 
 
@@ -113,6 +116,24 @@ def test_captions_are_drawn_by_weight_among_those_that_are_there(tmp_path):
 def _captions(tmp_path, output, *options):
     assert common.run(tmp_path / output, "webdataset", "--input", tmp_path / "crawl", *options) == 0
     return [row["captions"][0] for row in common.examples(tmp_path / output)]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=700), TEXTS), max_size=4))
+def test_any_bytes_and_captions_come_out_as_they_went_in(tmp_path, found):
+    rows = [row for n, (image, text) in enumerate(found) for row in _sample(str(n), image=image, caption=text)]
+    path = tar_files.write(tmp_path / "crawl" / "0.tar", rows)
+    for source in ("txt", "json.caption"):
+        options = argparse.Namespace(input=[str(path)], caption=source, ids="key", border="keep", seed=0, quality=92)
+        reader = webdataset.Reader(options)
+        (unit,) = reader.units()
+        items = [item for item in reader.read(unit) if isinstance(item, protocol.Found)]
+        expected = [(str(n), image, [text.strip()]) for n, (image, text) in enumerate(found) if text.strip()]
+        got = [(item.example["id"], item.example["image"], item.example["captions"]) for item in items]
+        assert got == expected
 
 
 def test_the_weights_of_captions_are_kept():
