@@ -9,8 +9,11 @@ damaged gives what was whole in it, and one `tar_cut` for all that follows.
 
 import argparse
 from collections.abc import Iterator
+import contextlib
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 import posixpath
 import tarfile
@@ -21,7 +24,7 @@ from harmopower.data.readers.protocol import BadSample, LeftOut
 IMAGES = ("jpg", "jpeg", "png", "webp")  # what the bytes are, they say themselves
 _END = bytes(tarfile.BLOCKSIZE)
 _ROOT = "/tar"  # stands for the tar when names are checked
-_ERRORS = (tarfile.TarError, OSError, ValueError, OverflowError)  # what damaged headers let out of tarfile
+_ERRORS = (tarfile.TarError, ValueError, OverflowError)  # what damaged headers let out of tarfile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,28 +211,27 @@ def _members(path: Path) -> Iterator[tuple[str, bytes | None]]:
 
     Raises:
       _Cut: the tar was cut or is damaged.
+      ReaderError: the disk failed, which says nothing about the tar.
     """
-    with open(path, "rb") as file:
-        try:
+    with contextlib.ExitStack() as stack:
+        with _damage(path, "it is no tar"):
+            file = stack.enter_context(open(path, "rb"))
             tar = tarfile.TarFile(fileobj=file, encoding="utf-8")
-        except _ERRORS as error:
-            raise _Cut(f"it is no tar: {error}") from error
-        for member in _headers(tar):
+        for member in _headers(path, tar):
             is_plain = member.isreg() and not member.issparse()  # a sparse one may claim any size
             if not member.isdir():
-                yield member.name, _bytes(tar, member) if is_plain else None
-        file.seek(tar.offset)
-        if file.read(len(_END)) != _END:
-            raise _Cut(f"it is cut or damaged at byte {tar.offset}, without the mark of a tar's end")
+                yield member.name, _bytes(path, tar, member) if is_plain else None
+        with _damage(path, f"it is damaged at byte {tar.offset}"):
+            file.seek(tar.offset)
+            if file.read(len(_END)) != _END:
+                raise _Cut(f"it is cut or damaged at byte {tar.offset}, without the mark of a tar's end")
 
 
-def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _headers(path: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     last = -1
     while True:
-        try:
+        with _damage(path, f"it is cut at byte {tar.offset}"):
             member = tar.next()
-        except _ERRORS as error:
-            raise _Cut(f"it is cut at byte {tar.offset}: {error}") from error
         if member is None:
             return
         if tar.offset <= last:
@@ -239,11 +241,25 @@ def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    try:
+def _bytes(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    size = os.fstat(tar.fileobj.fileno()).st_size
+    if not 0 <= member.size <= size - member.offset_data:  # tarfile would ask for as much memory first
+        raise _Cut(f"it is cut within {member.name}, at byte {size}", member.name)
+    with _damage(path, f"it is cut within {member.name}", member.name):
         return tar.extractfile(member).read()
+
+
+@contextlib.contextmanager
+def _damage(path: Path, what: str, name: str = ""):
+    """Tells a damaged tar from a disk that fails: of the first the rest can be used, the second must be tried again."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which a header leads to that points before the start of the file
+            raise protocol.ReaderError(f"{path} cannot be read: {error}") from error
+        raise _Cut(f"{what}: {error}", name) from error
     except _ERRORS as error:
-        raise _Cut(f"it is cut within {member.name}: {error}", member.name) from error
+        raise _Cut(f"{what}: {error}", name) from error
 
 
 def _parts(name: str) -> tuple[str, str]:

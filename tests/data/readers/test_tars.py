@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 import pytest
 
-from harmopower.data.readers import tars
+from harmopower.data.readers import protocol, tars
 from tests.data.readers import tar_files
 
 SAMPLES = [
@@ -78,6 +78,36 @@ def test_a_damaged_header_ends_a_tar_as_a_cut_does(tmp_path):
     data[offset : offset + 512] = b"\xff" * 512
     path.write_bytes(data)
     assert _read(path) == [*_expected(SAMPLES[:1]), ("tar_cut", "bad.tar")]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 12_000), st.binary(min_size=1, max_size=160)), min_size=1, max_size=4))
+def test_no_damage_stops_the_reading(tmp_path, changes):
+    path = tar_files.write(tmp_path / "bad.tar", ROWS)
+    data = bytearray(path.read_bytes())
+    for place, found in changes:
+        data[place : place + len(found)] = found
+    path.write_bytes(data)
+    reasons = [item.reason for item in tars.samples(path) if isinstance(item, tars.LeftOut)]
+    assert reasons.count("tar_cut") <= 1 and {*reasons} <= {"tar_cut", "unreadable", "path_outside"}
+
+
+def test_headers_that_lie_about_sizes_are_damage(tmp_path):
+    path = tar_files.write(tmp_path / "bad.tar", ROWS)
+    with tarfile.open(path) as tar:
+        member = tar.getmembers()[4]
+    for size in (2**40, -(2**30), 2**62):
+        data = bytearray(path.read_bytes())
+        lying = tarfile.TarInfo(member.name)
+        lying.size = size
+        data[member.offset : member.offset + 512] = lying.tobuf(tarfile.GNU_FORMAT)[:512]
+        (tmp_path / "lying.tar").write_bytes(data)
+        assert _read(tmp_path / "lying.tar") == [*_expected(SAMPLES[:1]), ("tar_cut", "lying.tar")]
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path):
+    with pytest.raises(protocol.ReaderError, match="cannot be read"):
+        list(tars.samples(tmp_path / "gone.tar"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar", b"\x1f\x8b" + b"x" * 2000])
