@@ -25,6 +25,9 @@ SETTINGS = {
     # --- data
     "data.source": Setting("", Text(), "folder of a prepared data set (tools.prepare)"),
     "data.sources": Setting("", Text(), "several data sets in place of source, weighted (data/sources.py)"),
+    "data.annotations": Setting(
+        "", Text(), "overlays of tools.annotate that are laid over the records, comma-separated, the last on top"
+    ),
     "data.split": Setting("train", Text(empty=False), "its split that is trained on"),
     "data.image_size": Setting(224, Whole(1, 8192), "side in pixels, a multiple of the patch size"),
     "data.context_length": Setting(77, Whole(3, 65536), "T, tokens of a caption with start and end"),

@@ -32,8 +32,9 @@ def _keys(text: str) -> frozenset[str]:
 FIXED = _keys(
     """
     seed batch_size init
-    data.split data.image_size data.context_length data.max_phrases data.max_boxes data.regions data.max_region_texts
-    data.region_text_every data.region_text_length data.resize_mode data.min_crop_area data.group_size
+    data.split data.annotations data.image_size data.context_length data.max_phrases data.max_boxes data.regions
+    data.max_region_texts data.region_text_every data.region_text_length data.resize_mode data.min_crop_area
+    data.group_size
     data.clean_text data.label_prompt data.sources data.shuffle data.shuffle_block data.shuffle_blocks
     model.preset model.pool model.text_pool model.dense model.patch_dropout model.activation model.dtype
     model.layer_norm_epsilon model.pixel_mean model.pixel_std

@@ -21,6 +21,7 @@ import rich.table
 from harmopower import command
 from harmopower import config as configs
 from harmopower.data import files, records
+from harmopower.data.annotations import overlays
 from harmopower.data.inspecting import batches, cards, choosing, page, statistics
 from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import CommandError, ConfigError
@@ -66,7 +67,7 @@ def settings():
 def inspect_data(data) -> None:
     """Numbers of a split, and its page."""
     tokenizer = Tokenizer.load(data.tokenizer, data.source, data.clean_text)
-    source = records.read(data.source, data.split)
+    source = overlays.read(data.source, data.split, data.annotations)
     found = statistics.Statistics(tokenizer, data.context_length, data.image_size)
     chosen = choosing.Chosen(SAMPLES.value, SEED.value)
     count = min(len(source), LIMIT.value or len(source))

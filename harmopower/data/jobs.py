@@ -63,6 +63,24 @@ def missing(directory, count: int, share: tuple[int, int] = (0, 1)) -> list[int]
     return [number for number in range(index, count, step) if not report_path(directory, number).exists()]
 
 
+def refuse_missing(directory, count: int) -> None:
+    """Raises JobError where tasks are not done."""
+    lacking = missing(directory, count)
+    if lacking:
+        numbers = ", ".join(map(str, lacking[:10])) + (" ..." if len(lacking) > 10 else "")
+        raise JobError(f"{len(lacking)} of {count} tasks are not done yet ({numbers}); run their shares first")
+
+
+def reports(directory, count: int) -> list[dict]:
+    """The reports of all tasks.
+
+    Raises:
+      JobError: tasks are missing.
+    """
+    refuse_missing(directory, count)
+    return [files.read_json(report_path(directory, number)) for number in range(count)]
+
+
 def run(directory, work: Work, count: int, where: Where) -> Iterator[tuple[int, dict]]:
     """Does the tasks that are missing and yields (number, report) as they are done.
 

@@ -126,6 +126,16 @@ def splits(directory) -> dict[str, int]:
     return {name: info.num_examples for name, info in _builder(directory).info.splits.items() if info.num_examples}
 
 
+def ranges(directory, split: str) -> list[tuple[str, int, int]]:
+    """Which records a slice such as `train[:10%]` has: the split, the first one and the one behind the last."""
+    infos = _builder(directory).info.splits
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    return [
+        (part.splitname, part.from_ or 0, infos[part.splitname].num_examples if part.to is None else part.to)
+        for part in parts
+    ]
+
+
 def fingerprint(directory, split: str) -> dict:
     """What tells a split from another one, wherever it lies and whenever it was copied.
 
@@ -285,6 +295,21 @@ def _column(feature, field: str):
 
 def _texts(feature) -> list[str]:
     return [value.decode() for value in feature.bytes_list.value]
+
+
+def regions_of(example: Example, caption: int) -> list[dict]:
+    """The regions of a row that shows this caption: those it names, then those that no caption names.
+
+    Readers store a box that captions name once without a span and once for each of them. So that a row has it once, a
+    region without span is left out where the caption names the same box.
+    """
+    named = [region for region in example["regions"] if region["caption"] == caption]
+    boxes = {tuple(map(float, region["box"])) for region in named}
+    return named + [
+        region
+        for region in example["regions"]
+        if region["caption"] < 0 and tuple(map(float, region["box"])) not in boxes
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

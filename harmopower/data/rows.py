@@ -139,8 +139,7 @@ def _draw_regions(example: dict, caption: int, window, rng, options: Options) ->
     """Returns at most `max_boxes` boxes in the crop, and the regions of the stored ones, which come first."""
     boxes, regions = np.zeros((0, 4), np.float32), []
     if options.regions != "random":
-        # A region that names a span of a caption that was not drawn has no text in this row.
-        regions = [region for region in example["regions"] if region["caption"] in (-1, caption)]
+        regions = records.regions_of(example, caption)
         boxes, kept = transforms.move_boxes([region["box"] for region in regions], window, options.image_size)
         chosen = np.flatnonzero(kept)
         if len(chosen) > options.max_boxes or options.text_rows < options.max_boxes:

@@ -3,17 +3,19 @@
     data/coco weight=3 min_crop_area=0.9, data/cc12m weight=7
 
 is a text, so that a flag can give it: data sets separated by commas, each the folder and then `key=value`s. `weight` (1
-by default) counts against the sum of all; `split`, `regions`, `resize_mode` and `min_crop_area` stand in for the keys
-of `config.data` of the same names.
+by default) counts against the sum of all; `split`, `annotations`, `regions`, `resize_mode` and `min_crop_area` stand in
+for the keys of `config.data` of the same names; overlays of `annotations` are separated by + here, as in spacy+boxes.
 """
 
 import dataclasses
 from fractions import Fraction
 
 from harmopower.data import reading, records
+from harmopower.data.annotations import overlays
 from harmopower.errors import UserError
 
 _TYPES = {"weight": Fraction, "split": str, "regions": str, "resize_mode": str, "min_crop_area": float}
+_TYPES |= {"annotations": lambda names: names.replace("+", ",")}
 _EXAMPLE = "write it as 'data/coco weight=3, data/cc12m weight=7 split=train'"
 
 
@@ -62,19 +64,29 @@ def folders(data) -> list[str]:
 
 
 def fingerprint(data):
-    """`records.fingerprint` of what `config.data` names for training; a list of them for `sources`."""
-    if not data.get("sources"):
-        return records.fingerprint(data.source, data.split)
-    return [records.fingerprint(folder, own.get("split", data.split)) for folder, own in parse(data.sources)]
+    """`overlays.fingerprint` of what `config.data` names for training; a list of them for `sources`."""
+    found = [
+        overlays.fingerprint(folder, own.get("split", data.split), own.get("annotations", _annotations(data)))
+        for folder, own in _entries(data)
+    ]
+    return found if data.get("sources") else found[0]
+
+
+def _entries(data) -> list[tuple[str, dict]]:
+    return parse(data.sources) if data.get("sources") else [(data.source, {})]
+
+
+def _annotations(data) -> str:
+    return data.get("annotations", "")
 
 
 def open_all(data) -> list[Part]:
     """Opens what `config.data` names: `source`, or in its place the data sets of `sources`.
 
     Raises:
-      SourcesError, DataSourceError: it cannot be read, or is not there.
+      SourcesError, DataSourceError, AnnotationError: it cannot be read, or is not there.
     """
-    entries = parse(data.sources) if data.get("sources") else [(data.source, {})]
+    entries = _entries(data)
     open_files = max(1, data.get("open_files", reading.OPEN_FILES) // len(entries))
     return [_open(data, folder, dict(settings), open_files) for folder, settings in entries]
 
@@ -82,7 +94,8 @@ def open_all(data) -> list[Part]:
 def _open(data, folder: str, settings: dict, open_files: int) -> Part:
     _refuse_crops(folder, {**data, **settings})
     split, weight = settings.pop("split", data.split), settings.pop("weight", Fraction(1))
-    return Part(records.read(folder, split, open_files), weight, settings)
+    names = settings.pop("annotations", _annotations(data))
+    return Part(overlays.read(folder, split, names, records.read(folder, split, open_files)), weight, settings)
 
 
 def _refuse_crops(folder: str, data: dict) -> None:

@@ -268,6 +268,7 @@ def test_a_text_is_the_span_else_the_own_text_else_the_label_in_a_prompt(tokeniz
         box | {"label": "square"},
         box,
     ]
+    regions = [region | {"box": [0.0, 0.0, 0.5, 0.5 + 0.1 * place]} for place, region in enumerate(regions)]
     example = _example(0, captions=CAPTIONS[:1], regions=regions)
     row = _row(tokenizer, example, max_boxes=4, alone_text=None, label_prompt="a {}")
     texts = ["red circle", "below", "a square"]

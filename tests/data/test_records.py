@@ -10,6 +10,7 @@ from PIL import Image
 import pytest
 
 from harmopower.data import records
+from harmopower.data.scenes import builder as scenes
 
 
 def _image(color=(200, 30, 40)) -> bytes:
@@ -194,3 +195,28 @@ def test_damaged_bytes_of_a_shard_name_it(tmp_path, monkeypatch):
     with pytest.raises(records.DataSourceError, match=shard.name):
         for _ in records.read(tmp_path, "train"):
             pass
+
+
+def test_a_row_has_the_regions_of_its_caption_and_each_box_once():
+    one, other, third = [0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.6, 0.6], [0.3, 0.3, 0.7, 0.7]
+    regions = [
+        {"box": np.array(box, np.float32), "caption": caption, "start": start}
+        for box, caption, start in [
+            (one, -1, -1),
+            (one, 0, 2),
+            (one, 1, 4),
+            (other, -1, -1),
+            (other, 1, 0),
+            (third, 1, 7),
+        ]
+    ]
+    example = {"regions": regions}
+    assert records.regions_of(example, 0) == [regions[1], regions[3]]
+    assert records.regions_of(example, 1) == [regions[2], regions[4], regions[5]]
+    assert records.regions_of(example, 2) == [regions[0], regions[3]]
+
+
+def test_the_rows_of_the_scenes_have_the_regions_that_they_have_stored():
+    for index in range(100):
+        example = scenes.make_example("train", index)
+        assert records.regions_of(example, 0) == example["regions"]

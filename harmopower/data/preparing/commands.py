@@ -31,7 +31,7 @@ def add_format(commands, name: str) -> None:
     kind.add_options(parser)
     _add_images(parser.add_argument_group("samples and images"))
     _add_output(parser.add_argument_group("the data set"), kind)
-    _add_where(parser.add_argument_group("where it runs"), kind)
+    add_where(parser, kind.workers)
     parser.set_defaults(run=run, format=name)
 
 
@@ -76,10 +76,10 @@ def _add_output(group, kind: type[protocol.Reader]) -> None:
     )
 
 
-def _add_where(group, kind: type[protocol.Reader]) -> None:
-    group.add_argument(
-        "--workers", type=int, default=kind.workers, help="processes on this machine (default %(default)s)"
-    )
+def add_where(parser: argparse.ArgumentParser, workers: int) -> None:
+    """Adds what says where a job runs; `workers` is the default."""
+    group = parser.add_argument_group("where it runs")
+    group.add_argument("--workers", type=int, default=workers, help="processes on this machine (default %(default)s)")
     group.add_argument(
         "--share", metavar="I/N", help="only the I-th of N shares of the work, from 0 (array jobs); then --join"
     )
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
       UserError: it cannot be; one line.
     """
     _check(options)
-    where = jobs.Where(options.workers, _share(options.share), options.ray)
+    where = jobs.Where(options.workers, parse_share(options.share), options.ray)
     settings = screening.Settings(**{name: getattr(options, name) for name in _SHARED})
     reader = readers.reader_class(options.format)(options)
     plan = _plan(reader, options, settings)
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
         _work(options, plan, reader, where)
     if options.share:
         return print(f"share {options.share} of {options.output} is done; when all are, run it with --join")
-    joining.refuse_missing(options.output / FOLDER, len(plan.tasks))
+    jobs.refuse_missing(options.output / FOLDER, len(plan.tasks))
     if identities.settle(options.output / FOLDER, len(plan.tasks)):
         _work(options, plan, reader, where)
     showing.report(options.output, joining.join(options.output, plan, reader, finish))
@@ -130,7 +130,12 @@ def _check(options: argparse.Namespace) -> None:
         tokenize.Tokenizer.load(options.tokenizer, options.output)  # now, not after hours of work
 
 
-def _share(text: str | None) -> tuple[int, int]:
+def parse_share(text: str | None) -> tuple[int, int]:
+    """`--share I/N` as two numbers; 0 and 1, which is all, where it was not given.
+
+    Raises:
+      CommandError: it is not written so.
+    """
     if text is None:
         return 0, 1
     index, slash, count = text.partition("/")

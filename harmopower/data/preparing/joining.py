@@ -41,7 +41,7 @@ def join(directory, plan: Plan, reader: protocol.Reader, finish: Finish) -> dict
     """
     directory = Path(directory)
     folder = directory / FOLDER
-    reports = _reports(folder, len(plan.tasks))
+    reports = jobs.reports(folder, len(plan.tasks))
     summary = _summary(plan, reports, reader, finish)
     _refuse_bad(summary, reports, finish.max_bad)
     name = reader.data_set
@@ -55,19 +55,6 @@ def join(directory, plan: Plan, reader: protocol.Reader, finish: Finish) -> dict
     files.remove_partial(folder)
     shards.write_info(directory, name, found, reader.metadata(_labels(reports)))
     return summary
-
-
-def refuse_missing(folder: Path, count: int) -> None:
-    """Raises JobError where tasks are not done."""
-    missing = jobs.missing(folder, count)
-    if missing:
-        numbers = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
-        raise jobs.JobError(f"{len(missing)} of {count} tasks are not done yet ({numbers}); run their shares first")
-
-
-def _reports(folder: Path, count: int) -> list[dict]:
-    refuse_missing(folder, count)
-    return [files.read_json(jobs.report_path(folder, number)) for number in range(count)]
 
 
 def _summary(plan: Plan, reports: list[dict], reader: protocol.Reader, finish: Finish) -> dict:

@@ -77,6 +77,17 @@ class Writer:
             self._open.__exit__(kind, error, trace)  # removes the part
 
 
+@contextlib.contextmanager
+def writing(path) -> Iterator[array_record_module.ArrayRecordWriter]:
+    """A writer of one file that is there whole or not at all."""
+    with files.whole(path) as partial:
+        writer = array_record_module.ArrayRecordWriter(str(partial), _OPTIONS)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
 def read(path) -> Iterator[bytes]:
     """The records of a shard, in order."""
     reader = array_record_module.ArrayRecordReader(str(path))

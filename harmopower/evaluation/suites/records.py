@@ -76,7 +76,7 @@ class RecordsTask(Task):
         problems = records.check(example, decode_image=False)
         if problems:
             raise RecordError("; ".join(problems))
-        regions = example["regions"]
+        regions = records.regions_of(example, 0)  # of the caption that retrieval takes: each box once
         try:
             image, moved, kept = view.take(example["image"], [region["box"] for region in regions])
         except RecordError as error:
