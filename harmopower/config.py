@@ -1,4 +1,4 @@
-"""The configuration of a run: every key with its default, its legal values and its meaning, in one place.
+"""The configuration of a run: every key with its default, what it may be, what it means, and whether it may change.
 
 A file in `configs/` starts from `get_config()` and states the difference. Command-line overrides (`--config.a.b=1`) are
 applied by ml_collections on top. A key that is not in the table cannot be set, by mistake or otherwise.
@@ -13,17 +13,20 @@ import runpy
 from ml_collections import ConfigDict
 
 from harmopower.errors import ConfigError
-from harmopower.settings import STEPS, Choice, Numbers, Real, Setting, Switch, Text, Whole, refusal
+from harmopower.settings import FREE, HISTORY, STEPS, Choice, Numbers, Real, Setting, Switch, Text, Whole, refusal
 
 WEIGHT = Real(0, 1e6)
+# What a run with checkpoints is made of is fixed, the default. Schedules, the optimizer's settings, evaluation, logging
+# may change, and the HISTORY tells when. FREE is where and how fast the same numbers are computed; data and tokenizer
+# are known by their contents, not by their path.
 SETTINGS = {
     "seed": Setting(0, Whole(0, 2**32 - 1), "where every random number of the run starts"),
-    "total_steps": Setting(1000, Whole(1, STEPS), "updates"),
+    "total_steps": Setting(1000, Whole(1, STEPS), "updates", HISTORY),
     "batch_size": Setting(128, Whole(1, 2**24), "pairs a step, over all devices and all accumulation slices"),
-    "accumulate": Setting(1, Whole(1), "slices of the global batch, with exact gradients"),
+    "accumulate": Setting(1, Whole(1), "slices of the global batch, with exact gradients", FREE),
     "init": Setting("", Text(), "weights to start from, a path; empty = random"),
     # --- data
-    "data.source": Setting("", Text(), "folder of a prepared data set (tools.prepare)"),
+    "data.source": Setting("", Text(), "folder of a prepared data set (tools.prepare)", FREE),
     "data.sources": Setting("", Text(), "several data sets in place of source, weighted (data/sources.py)"),
     "data.annotations": Setting(
         "", Text(), "overlays of tools.annotate that are laid over the records, comma-separated, the last on top"
@@ -43,7 +46,7 @@ SETTINGS = {
     "data.region_text_length": Setting(16, Whole(3, 65536), "S, tokens of a region's text where it is encoded alone"),
     "data.label_prompt": Setting("{}", Text(empty=False), "text of a region that has only a label; {} is the label"),
     "data.tokenizer": Setting(
-        "", Text(), "empty: tokenizer.json beside the data; a path; clip (CLIP's own), clip:PATH; or hf:NAME"
+        "", Text(), "empty: tokenizer.json beside the data; a path; clip (CLIP's own), clip:PATH; or hf:NAME", FREE
     ),
     "data.clean_text": Setting(True, Switch(), "texts cleaned as OpenCLIP cleans them (data/clean.py)"),
     "data.resize_mode": Setting(
@@ -60,14 +63,14 @@ SETTINGS = {
     ),
     "data.shuffle_block": Setting(1024, Whole(1), "consecutive records of a block"),
     "data.shuffle_blocks": Setting(16, Whole(1), "blocks of a window"),
-    "data.open_files": Setting(128, Whole(1, 65536), "record files that a process has open at most"),
-    "data.workers": Setting(0, Whole(0, 1024), "worker processes; 0 = threads of this process"),
-    "data.threads": Setting(2, Whole(1, 1024), "threads of each process that make batches"),
-    "data.rows_per_element": Setting(32, Whole(1), "rows that a thread or worker makes at a time"),
+    "data.open_files": Setting(128, Whole(1, 65536), "record files that a process has open at most", FREE),
+    "data.workers": Setting(0, Whole(0, 1024), "worker processes; 0 = threads of this process", FREE),
+    "data.threads": Setting(2, Whole(1, 1024), "threads of each process that make batches", FREE),
+    "data.rows_per_element": Setting(32, Whole(1), "rows that a thread or worker makes at a time", FREE),
     "data.ahead_mib": Setting(
-        128, Whole(1), "MiB of rows made before they are asked for; a host's batch where that is more"
+        128, Whole(1), "MiB of rows made before they are asked for; a host's batch where that is more", FREE
     ),
-    "data.max_bad_fraction": Setting(0.01, Real(0, 1), "above this share of unusable records the run stops"),
+    "data.max_bad_fraction": Setting(0.01, Real(0, 1), "above this share of unusable records the run stops", HISTORY),
     # --- model
     "model.preset": Setting("ViT-B/16", Text(empty=False), "size, a name of models/presets.py"),
     "model.pool": Setting("cls", Choice(("cls", "mean")), "the image's vector: class token or mean of the patches"),
@@ -80,8 +83,8 @@ SETTINGS = {
     ),
     "model.activation": Setting("quick_gelu", Choice(("gelu", "gelu_tanh", "quick_gelu")), "of the blocks"),
     "model.dtype": Setting("float32", Choice(("float32", "bfloat16")), "what the towers compute in"),
-    "model.remat": Setting("none", Choice(("none", "dots", "full")), "what the backward pass computes again"),
-    "model.attention": Setting("xla", Choice(("xla", "cudnn")), "cudnn: flash attention of NVIDIA GPUs"),
+    "model.remat": Setting("none", Choice(("none", "dots", "full")), "what the backward pass computes again", FREE),
+    "model.attention": Setting("xla", Choice(("xla", "cudnn")), "cudnn: flash attention of NVIDIA GPUs", FREE),
     "model.layer_norm_epsilon": Setting(1e-5, Real(1e-12, 1), "added to the variance"),
     "model.pixel_mean": Setting(
         "0.48145466,0.4578275,0.40821073", Numbers(3, Real(0, 1)), "of red, green and blue in 0..1: OpenAI's CLIP"
@@ -89,7 +92,9 @@ SETTINGS = {
     "model.pixel_std": Setting(
         "0.26862954,0.26130258,0.27577711", Numbers(3, Real(0.001, 10)), "the same; pixels are divided by it"
     ),
-    "model.scan_unroll": Setting(1, Whole(1, 1024), "layers a scan iteration; the depth = no loop, faster on CPU"),
+    "model.scan_unroll": Setting(
+        1, Whole(1, 1024), "layers a scan iteration; the depth = no loop, faster on CPU", FREE
+    ),
     # --- objective
     "objective.region_pooling": Setting(
         "cover", Choice(("cover", "overlap", "roi_align")), "the weights of a region over the patches (METHOD 2)"
@@ -98,11 +103,12 @@ SETTINGS = {
         "auto",
         Choice(("auto", "ring", "gather")),
         "how shards of the batch meet in the losses: memory for two, or all at once; auto: at once up to 256 MiB",
+        FREE,
     ),
     "objective.global_contrastive.kind": Setting("softmax", Choice(("softmax", "sigmoid")), "CLIP or SigLIP"),
     "objective.global_contrastive.weight": Setting(1.0, WEIGHT, "image against caption; 0 = off"),
     "objective.lexeme_region.weight": Setting(0.1, WEIGHT, "LRC, regions against the words that name them; 0 = off"),
-    "objective.lexeme_region.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
+    "objective.lexeme_region.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0", HISTORY),
     "objective.lexeme_region.temperature": Setting(
         "shared", Choice(("shared", "own")), "logit_scale, or a scale of its own"
     ),
@@ -110,7 +116,7 @@ SETTINGS = {
         "positives", Choice(("positives", "ignore")), "what identical texts of a batch are to each other"
     ),
     "objective.global_region.weight": Setting(0.0, WEIGHT, "GR, regions against pooled vectors; 0 = off"),
-    "objective.global_region.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
+    "objective.global_region.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0", HISTORY),
     "objective.global_region.mode": Setting("text", Choice(("text", "crop")), "pooled vector of the text or the crop"),
     "objective.global_region.temperature": Setting(
         "shared", Choice(("shared", "own")), "logit_scale, or a scale of its own"
@@ -119,7 +125,7 @@ SETTINGS = {
         "positives", Choice(("positives", "ignore")), "what identical texts of a batch are to each other"
     ),
     "objective.powerset.weight": Setting(0.2, WEIGHT, "subsets of regions against phrases; 0 = off"),
-    "objective.powerset.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
+    "objective.powerset.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0", HISTORY),
     "objective.powerset.method": Setting(
         "nla", Choice(("exact", "nla", "sampled")), "all subsets (M up to 12), aggregators of linear cost, Monte Carlo"
     ),
@@ -130,47 +136,55 @@ SETTINGS = {
     "objective.powerset.score_norm": Setting("sum", Choice(("sum", "mean")), "mean: over the number of valid regions"),
     "objective.powerset.samples": Setting(256, Whole(1), "subsets of `sampled`"),
     "objective.global_triplet.weight": Setting(0.0, WEIGHT, "the powerset's loss without a powerset; 0 = off"),
-    "objective.global_triplet.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0"),
+    "objective.global_triplet.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0", HISTORY),
     "objective.global_triplet.margin": Setting(0.2, Real(0, 1e3), "delta of the triplet loss"),
     # --- optimizer
     "optimizer.name": Setting(
         "adamw", Choice(("adamw", "muon")), "muon: Muon for the matrices of the blocks, Adam for the rest"
     ),
-    "optimizer.learning_rate": Setting(1e-3, Real(0, 10), "at the end of the warm-up; then a cosine to 0"),
-    "optimizer.warmup_steps": Setting(100, Whole(0, STEPS), "over which it grows from 0; below total_steps"),
-    "optimizer.b1": Setting(0.9, Real(0, 0.999999), "decay of the mean of the gradients"),
-    "optimizer.b2": Setting(0.98, Real(0, 0.999999), "decay of the mean of their squares"),
-    "optimizer.epsilon": Setting(1e-8, Real(1e-30, 1), "added to the root of the squares"),
-    "optimizer.weight_decay": Setting(0.2, Real(0, 100), "of weights that are no gains, biases or temperatures"),
-    "optimizer.clip_norm": Setting(1.0, Real(1e-6, 1e9, also=(0,)), "longest gradient; 0 = not clipped"),
+    "optimizer.learning_rate": Setting(1e-3, Real(0, 10), "at the end of the warm-up; then a cosine to 0", HISTORY),
+    "optimizer.warmup_steps": Setting(100, Whole(0, STEPS), "over which it grows from 0; below total_steps", HISTORY),
+    "optimizer.b1": Setting(0.9, Real(0, 0.999999), "decay of the mean of the gradients", HISTORY),
+    "optimizer.b2": Setting(0.98, Real(0, 0.999999), "decay of the mean of their squares", HISTORY),
+    "optimizer.epsilon": Setting(1e-8, Real(1e-30, 1), "added to the root of the squares", HISTORY),
+    "optimizer.weight_decay": Setting(
+        0.2, Real(0, 100), "of weights that are no gains, biases or temperatures", HISTORY
+    ),
+    "optimizer.clip_norm": Setting(1.0, Real(1e-6, 1e9, also=(0,)), "longest gradient; 0 = not clipped", HISTORY),
     "optimizer.max_bad_updates": Setting(
-        10, Whole(1), "those of a loss or gradient that is not finite are skipped; so many in a row stop the run"
+        10,
+        Whole(1),
+        "those of a loss or gradient that is not finite are skipped; so many in a row stop the run",
+        HISTORY,
     ),
     # --- devices
     "mesh.platform": Setting(
-        "", Choice(("", "cpu", "gpu", "tpu")), "the kind of device that is meant; on another the run stops at once"
+        "",
+        Choice(("", "cpu", "gpu", "tpu")),
+        "the kind of device that is meant; on another the run stops at once",
+        FREE,
     ),
-    "mesh.data": Setting(-1, Whole(1, also=(-1,)), "devices that share the batch alone; -1: those that are left"),
-    "mesh.fsdp": Setting(1, Whole(1, also=(-1,)), "devices that share the batch and the parameters"),
-    "mesh.tensor": Setting(1, Whole(1), "devices that share each matrix product"),
+    "mesh.data": Setting(-1, Whole(1, also=(-1,)), "devices that share the batch alone; -1: those that are left", FREE),
+    "mesh.fsdp": Setting(1, Whole(1, also=(-1,)), "devices that share the batch and the parameters", FREE),
+    "mesh.tensor": Setting(1, Whole(1), "devices that share each matrix product", FREE),
     # --- what is kept, measured and shown
-    "checkpoint.every_steps": Setting(1000, Whole(0, STEPS), "0 = not by steps"),
-    "checkpoint.every_minutes": Setting(30.0, Real(0.1, 1e9), "and by time"),
-    "checkpoint.keep": Setting(2, Whole(1), "the newest so many stay"),
-    "checkpoint.best": Setting("", Text(), "an evaluation metric, higher is better, whose best stays too"),
-    "evaluation.every_steps": Setting(1000, Whole(0, STEPS), "and at the end; 0 = only then"),
+    "checkpoint.every_steps": Setting(1000, Whole(0, STEPS), "0 = not by steps", HISTORY),
+    "checkpoint.every_minutes": Setting(30.0, Real(0.1, 1e9), "and by time", HISTORY),
+    "checkpoint.keep": Setting(2, Whole(1), "the newest so many stay", HISTORY),
+    "checkpoint.best": Setting("", Text(), "an evaluation metric, higher is better, whose best stays too", HISTORY),
+    "evaluation.every_steps": Setting(1000, Whole(0, STEPS), "and at the end; 0 = only then", HISTORY),
     "evaluation.suite": Setting(
-        "scenes", Text(), "names of harmopower/evaluation/suites, comma-separated; empty = no evaluation"
+        "scenes", Text(), "names of harmopower/evaluation/suites, comma-separated; empty = no evaluation", HISTORY
     ),
-    "evaluation.data": Setting("", Text(), "root folder of the suites that have data of their own"),
-    "evaluation.candidates": Setting(256, Whole(1), "images and texts of retrieval at most"),
-    "evaluation.batch_size": Setting(256, Whole(1, 2**24), "examples encoded at once"),
-    "log.every_steps": Setting(10, Whole(1, STEPS), "a row of metrics each so many steps"),
+    "evaluation.data": Setting("", Text(), "root folder of the suites that have data of their own", HISTORY),
+    "evaluation.candidates": Setting(256, Whole(1), "images and texts of retrieval at most", HISTORY),
+    "evaluation.batch_size": Setting(256, Whole(1, 2**24), "examples encoded at once", HISTORY),
+    "log.every_steps": Setting(10, Whole(1, STEPS), "a row of metrics each so many steps", HISTORY),
     "log.dead_after": Setting(
-        50, Whole(0, STEPS), "steps in a row without a pair for an objective that stop the run; 0 = never"
+        50, Whole(0, STEPS), "steps in a row without a pair for an objective that stop the run; 0 = never", HISTORY
     ),
-    "log.tensorboard": Setting(True, Switch(), "write TensorBoard events too"),
-    "log.wandb": Setting(False, Switch(), "send the metrics to Weights & Biases too (extra `wandb`)"),
+    "log.tensorboard": Setting(True, Switch(), "write TensorBoard events too", HISTORY),
+    "log.wandb": Setting(False, Switch(), "send the metrics to Weights & Biases too (extra `wandb`)", HISTORY),
 }
 RENAMED = {"objective.global": "objective.global_contrastive"}  # what workdirs of older versions hold
 GONE = ("objective.lexeme_region.own_text",)  # and what they hold that is a setting no more

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 from typing import Any, NamedTuple
 
+FIXED, HISTORY, FREE = "fixed", "history", "free"
 MANY = 2**20  # of what is counted
 STEPS = 2**31 - 2  # the state counts them in an int32
 
@@ -109,11 +110,12 @@ class Switch:
 
 
 class Setting(NamedTuple):
-    """One key of the config: its default, what it may be, and what it means."""
+    """One key of the config: its default, what it may be, what it means, and what a resumed run may do with it."""
 
     default: Any
     legal: Whole | Real | Numbers | Choice | Text | Switch
     meaning: str
+    resumed: str = FIXED  # or HISTORY, or FREE, see config.py
 
 
 def refusal(key: str, value: Any, legal) -> str:

@@ -20,53 +20,9 @@ from harmopower import config as configs
 from harmopower.data import sources
 from harmopower.data.tokenize import FILE_NAME, Tokenizer
 from harmopower.errors import CommandError, ConfigError
+from harmopower.settings import FIXED, FREE
 from harmopower.training.checkpoints import Checkpoints
 from harmopower.training.writers import write_file
-
-
-def _keys(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Every key of the config is in one of three classes. What a run with checkpoints is made of is fixed:
-FIXED = _keys(
-    """
-    seed batch_size init
-    data.split data.annotations data.image_size data.context_length data.max_phrases data.max_boxes data.regions
-    data.max_region_texts data.region_text_every data.region_text_length data.resize_mode data.min_crop_area
-    data.group_size
-    data.clean_text data.label_prompt data.sources data.shuffle data.shuffle_block data.shuffle_blocks
-    model.preset model.pool model.text_pool model.dense model.patch_dropout model.activation model.dtype
-    model.layer_norm_epsilon model.pixel_mean model.pixel_std
-    objective.region_pooling objective.global_contrastive.kind objective.global_contrastive.weight
-    objective.lexeme_region.weight objective.lexeme_region.temperature objective.lexeme_region.duplicates
-    objective.global_region.weight objective.global_region.mode
-    objective.global_region.temperature objective.global_region.duplicates
-    objective.powerset.weight objective.powerset.method objective.powerset.temperature objective.powerset.zeta
-    objective.powerset.margin objective.powerset.phrase_norm objective.powerset.score_norm objective.powerset.samples
-    optimizer.name
-    """
-)
-# Schedules, the optimizer's settings, evaluation and logging may change; the history tells when:
-HISTORY = _keys(
-    """
-    total_steps data.max_bad_fraction
-    objective.lexeme_region.warmup_steps objective.global_region.warmup_steps objective.powerset.warmup_steps
-    optimizer.learning_rate optimizer.warmup_steps optimizer.b1 optimizer.b2 optimizer.epsilon optimizer.weight_decay
-    optimizer.clip_norm optimizer.max_bad_updates
-    checkpoint.every_steps checkpoint.every_minutes checkpoint.keep checkpoint.best
-    evaluation.every_steps evaluation.suite evaluation.data evaluation.candidates evaluation.batch_size
-    log.every_steps log.tensorboard log.wandb log.dead_after
-    """
-)
-# Where and how fast the same numbers are computed is free. Data and tokenizer are known by contents, not by path:
-FREE = _keys(
-    """
-    accumulate data.source data.tokenizer data.workers data.threads data.rows_per_element data.ahead_mib
-    data.open_files
-    model.remat model.attention model.scan_unroll objective.communication mesh.platform mesh.data mesh.fsdp mesh.tensor
-    """
-)
 
 
 class Lock:
@@ -167,7 +123,12 @@ def _allowed(allow: str, config) -> set[str]:
 
 
 def _is_fixed(key: str) -> bool:
-    return key in ("data.source", "data.tokenizer") or key not in HISTORY | FREE
+    # The two that are known by contents are in the changes only where these differ. A key that is gone stays fixed.
+    return key in ("data.source", "data.tokenizer") or _resumed(key) == FIXED
+
+
+def _resumed(key: str) -> str:
+    return configs.SETTINGS[key].resumed if key in configs.SETTINGS else FIXED
 
 
 def _changes(workdir: str, config, fingerprints: dict) -> dict[str, tuple]:
@@ -224,7 +185,7 @@ def read_config(workdir: str):
 def _begin(workdir: str, config, tokenizer: Tokenizer, fingerprints: dict, changes: dict, step: int) -> None:
     if jax.process_index() != 0:
         return
-    told = {key: values for key, values in changes.items() if key not in FREE or _is_fixed(key)}
+    told = {key: values for key, values in changes.items() if _resumed(key) != FREE or _is_fixed(key)}
     if told:
         for key, (old, new) in told.items():
             print(f"changed since the run began: config.{key}: {_shown(old)} -> {_shown(new)}")
