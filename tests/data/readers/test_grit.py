@@ -50,7 +50,8 @@ def test_scores_below_the_threshold_are_dropped_and_counted(tmp_path):
     assert _run(tmp_path, rows, options=("--min-score", "0.5")) == 0
     (row,) = common.examples(tmp_path / "out")
     assert len(row["regions"]) == 2
-    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["notes"] == {"low_score": 2}
+    made = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    assert made["notes"] == {"low_score": 2} and made["named"] == []  # it was asked for
 
 
 def test_what_cannot_be_used_is_counted_by_reason(tmp_path):

@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import subprocess
 import threading
 import venv
@@ -25,7 +26,8 @@ def img2dataset(tmp_path_factory):
     made = subprocess.run([python, "-m", "pip", "install", "-q", "img2dataset==1.47.0"], capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"pip cannot install img2dataset: {made.stderr.strip().splitlines()[-1]}")
-    return python
+    yield python
+    shutil.rmtree(folder)  # 800 MB
 
 
 @pytest.fixture
