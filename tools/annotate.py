@@ -3,6 +3,8 @@
 They lie beside the records as overlays (docs/annotations.md) and are used with config.data.annotations=NAME,NAME.
 
 python -m tools.annotate parses --data data/photos --name spacy --workers 8
+python -m tools.annotate regions --data data/photos --name sam --source sam:facebook/sam-vit-base --limit 100
+python -m tools.annotate grounding --data data/photos --name grounding --annotations spacy --model grounding-dino
 python -m tools.annotate match --data data/coco --name match
 python -m tools.annotate parses --help
 """

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from harmopower.data import images, records
+from harmopower.data import images, inspecting, records
 from harmopower.data.inspecting import nesting
 from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import RecordError
@@ -106,7 +106,8 @@ def of_example(example: records.Example, tokenizer: Tokenizer, context_length: i
     except RecordError as error:
         problems.append(str(error))
     colours = Colours()
-    boxes = [_box(index, region, example["captions"], colours) for index, region in enumerate(example["regions"])]
+    regions = inspecting.regions(example)
+    boxes = [_box(index, region, example["captions"], colours) for index, region in enumerate(regions)]
     texts = [_text(example, number, tokenizer, context_length, colours) for number in range(len(example["captions"]))]
     kinds = {
         "cut": any(piece.cut for text in texts for piece in text.pieces),

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from harmopower.data import records
+from harmopower.data import inspecting, records
 from harmopower.data.inspecting import nesting
 from harmopower.data.readers import protocol
 from harmopower.data.tokenize import Tokenizer
@@ -57,7 +57,7 @@ class Statistics:
         cut = [self._count_tokens(caption) for caption in example["captions"]]
         self._count("captions an example", len(cut))
         self._count_phrases(example)
-        spanned = [self._count_region(region) for region in example["regions"]]
+        spanned = [self._count_region(region) for region in inspecting.regions(example)]
         self._count("regions an example", len(spanned))
         problems = self._problems(example)
         self.bad.update(problems)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from harmopower.data import pipeline
-from harmopower.data.inspecting import batches, cards, choosing
+from harmopower.data.inspecting import batches, cards, choosing, statistics
 from tests.data.inspecting import common
 
 
@@ -12,7 +12,11 @@ def tokenizer():
 
 
 def test_a_box_and_its_words_have_one_key_and_one_colour(tokenizer):
-    regions = [common.region(words="a red sofa"), common.region(words="a dog"), common.region(label="lamp")]
+    regions = [
+        common.region(words="a red sofa"),
+        common.region(words="a dog"),
+        common.region((0, 0, 1, 1), label="lamp"),
+    ]
     card = cards.of_example(common.example(phrases=common.tree(), regions=regions), tokenizer, 77)
     sofa, dog, lamp = card.boxes
     coloured = {box.colour: [p.text for p in card.texts[0].pieces if p.colour == box.colour] for box in card.boxes}
@@ -90,3 +94,12 @@ def test_the_choice_has_some_of_every_kind_and_is_a_function_of_the_seed():
     found = choose(0)
     assert {7, 500, 333} <= set(found) and len(found) == 20 and found == sorted(found)
     assert found == choose(0) != choose(1)
+
+
+def test_a_box_that_a_caption_names_is_shown_once(tokenizer):
+    regions = [common.region(label="dog"), common.region(words="a dog", label="dog"), common.region((0, 0, 1, 1))]
+    card = cards.of_example(common.example(regions=regions), tokenizer, 77)
+    assert [box.named for box in card.boxes] == [True, False]
+    found = statistics.Statistics(tokenizer, 77, 224)
+    found.add(common.example(regions=regions))
+    assert found.summary()["regions_with"] == {"a span": 1, "none": 1}
