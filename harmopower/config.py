@@ -177,7 +177,7 @@ SETTINGS = {
         "scenes", Text(), "names of harmopower/evaluation/suites, comma-separated; empty = no evaluation", HISTORY
     ),
     "evaluation.data": Setting("", Text(), "root folder of the suites that have data of their own", HISTORY),
-    "evaluation.candidates": Setting(256, Whole(1), "images and texts of retrieval at most", HISTORY),
+    "evaluation.candidates": Setting(256, Whole(1), "images of retrieval in scenes and records at most", HISTORY),
     "evaluation.batch_size": Setting(256, Whole(1, 2**24), "examples encoded at once", HISTORY),
     "log.every_steps": Setting(10, Whole(1, STEPS), "a row of metrics each so many steps", HISTORY),
     "log.dead_after": Setting(

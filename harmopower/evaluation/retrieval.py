@@ -1,4 +1,4 @@
-"""Image-text retrieval: recall at 1, 5 and 10, both ways."""
+"""Image-text retrieval: recall at 1, 5 and 10, both ways, where every caption of an image is a right answer."""
 
 import numpy as np
 
@@ -7,22 +7,55 @@ from harmopower.evaluation import ranking
 DEPTHS = (1, 5, 10)
 
 
-def recall(images: np.ndarray, texts: np.ndarray) -> dict[str, float]:
-    """Recall at `DEPTHS`, where row i of one side is the only right answer to row i of the other.
+def recall(images: np.ndarray, texts: np.ndarray, owners: np.ndarray | None = None) -> dict[str, float]:
+    """Recall at `DEPTHS`: the share of queries that have a right answer among their first k.
+
+    That is what CLIP and its successors report: of an image with five captions one suffices. (The share of all right
+    answers that are found, which the word means elsewhere, is lower.) Similarities are computed in blocks, each way its
+    own, so memory does not grow with the number of pairs.
 
     Args:
-      images, texts: [C, D] L2-normalised.
+      images: [I, D] and texts: [T, D], L2-normalised.
+      owners: int [T], the image of each text; None: text i belongs to image i.
 
     Returns:
-      `image_to_text_r1` and so on, shares in 0..1; a tie counts as a miss (see `ranking.ranks`).
+      `image_to_text_r1` and so on, shares in 0..1; a wrong answer that ties with the best right one comes before it.
+      Images without a text are no queries.
     """
-    similarity, answers = images @ texts.T, np.arange(len(images))
-    ways = {"image_to_text": similarity, "text_to_image": similarity.T}
-    found = {way: ranking.ranks(scores, answers) for way, scores in ways.items()}
+    owners = np.arange(len(texts)) if owners is None else np.asarray(owners)
+    found = {
+        "image_to_text": _ranks_of_texts(images, texts, owners),
+        "text_to_image": ranking.nearest(texts, images, owners),
+    }
     return {f"{way}_r{k}": ranking.hit_rate(rank, k) for way, rank in found.items() for k in DEPTHS}
 
 
-def chance(candidates: int) -> dict[str, float]:
-    """What a random order of that many candidates reaches, for each metric of `recall`."""
-    ways = ("image_to_text", "text_to_image")
-    return {f"{way}_r{k}": ranking.chance(k, candidates) for way in ways for k in DEPTHS}
+def _ranks_of_texts(images: np.ndarray, texts: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """For each image how many texts of others come before the best one of its own."""
+    order = np.argsort(owners, kind="stable")
+    first = np.searchsorted(owners[order], np.arange(len(images) + 1))  # where the texts of each image begin
+    ranks = []
+    for part, scores in ranking.blocks(images, texts):
+        for row, image in zip(scores, range(len(images))[part], strict=True):
+            own = order[first[image] : first[image + 1]]
+            if len(own):
+                best = row[own].max()
+                # Not below the best: a tie and NaN count against the query, see `ranking.ranks`.
+                ranks.append(int((~(row < best)).sum() - (~(row[own] < best)).sum()))
+    return np.array(ranks, int)
+
+
+def chance(images: int, texts: int | None = None) -> dict[str, float]:
+    """What a random order reaches, for each metric of `recall`.
+
+    Args:
+      texts: where there are more than images, each image has the same number of them.
+    """
+    texts = images if texts is None else texts
+    found = {f"image_to_text_r{k}": 1 - _all_missed(k, texts, texts / images) for k in DEPTHS}
+    return found | {f"text_to_image_r{k}": ranking.chance(k, images) for k in DEPTHS}
+
+
+def _all_missed(k: int, texts: int, own: float) -> float:
+    """The probability that none of the first `k` of a random order is one's own."""
+    return float(np.prod([max(0.0, 1 - own / (texts - place)) for place in range(min(k, texts))]))

@@ -5,30 +5,21 @@ A set is a folder of the root called by its name (`food101`, `vtab/caltech101`),
 to other folders, and adds sets that are not listed here.
 """
 
+from collections.abc import Callable
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+from harmopower.data.records import DataSourceError
 from harmopower.errors import ConfigError
 
 FILE = "sets.json"
 # What `sets.json` may name that is no set of zero-shot classification.
-RESERVED = frozenset(
-    [
-        "mscoco_captions",
-        "flickr8k",
-        "flickr30k",
-        "coco_val2017",
-        "sugar_crepe",
-        "winoground",
-        "aro",
-        "val2017",
-        "coco",
-        "lvis",
-        "flickr30k_entities",
-        "fg_ovd",
-    ]
-)
+RESERVED = {
+    *("mscoco_captions", "flickr8k", "flickr30k", "coco_val2017", "flickr30k_entities"),
+    *("sugar_crepe", "winoground", "aro", "fg_ovd", "val2017", "coco", "lvis"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +28,7 @@ class Published:
 
     Attributes:
       name: clip_benchmark's, without `vtab/`.
-      hub: clip_benchmark's whole name, as its hub repository is called after.
+      hub: clip_benchmark's whole name, as its hub repository is called after; empty where there is none.
       size: images that the published figures are of; 0 = not asserted.
       main: the figure that is published for it.
       others: further names of folders.
@@ -52,10 +43,9 @@ class Published:
     @property
     def folders(self) -> list[str]:
         """Names of folders that may hold it, the first one is the one to put it in."""
-        flat = "wds_" + self.hub.replace("/", "-")
-        return list(
-            dict.fromkeys((self.name, self.hub, flat, f"{flat}_test", self.hub.replace("/", "-"), *self.others))
-        )
+        flat = self.hub.replace("/", "-")
+        ours = (self.hub, f"wds_{flat}", f"wds_{flat}_test", flat) if flat else ()
+        return list(dict.fromkeys((self.name, *ours, *self.others)))
 
 
 def find(root: str, published: Published) -> Path | str:
@@ -72,8 +62,25 @@ def find(root: str, published: Published) -> Path | str:
     for name in published.folders:
         if (Path(root) / name).is_dir():
             return Path(root) / name
+    if not published.hub:
+        return f"not on disk; make it with tools.prepare as {Path(root) / published.name} (docs/evaluation.md)"
     repository = f"clip-benchmark/wds_{published.hub.replace('/', '-')}"
     return f"not on disk; get the data set {repository} of the Hugging Face hub as {Path(root) / published.name}"
+
+
+def opened(root: str, published: Published, task: Callable[[Path, Published], Any]):
+    """`task(folder, published)`, or why it is not there.
+
+    Raises:
+      ConfigError: see `find`.
+    """
+    folder = find(root, published)
+    if isinstance(folder, str):
+        return folder
+    try:
+        return task(folder, published)
+    except DataSourceError as error:
+        return str(error)
 
 
 def mapping(root: str) -> dict[str, Path]:

@@ -69,10 +69,7 @@ def multilabel(folder, count=17, classes=COLOURS):
 
 def retrieval(folder, count=14):
     rng = np.random.default_rng(3)
-    captions = [
-        [f"a {COLOURS[rng.integers(7)]} thing number {image}, caption {i}" for i in range(5 + (image == 3))]
-        for image in range(count)
-    ]
+    captions = [[f"{image} {i} {COLOURS[rng.integers(7)]}" for i in range(5 + (image == 3))] for image in range(count)]
     samples = [{"jpg": picture(100 + i, kind="JPEG"), "txt": "\n".join(own).encode()} for i, own in enumerate(captions)]
     write_shards(folder, samples, kind="retrieval")
     return captions
@@ -96,3 +93,31 @@ def sugar_crepe(folder, parts, pairs=6):
         (folder / f"{part}.json").write_text(json.dumps(rows))
         written[part] = list(rows.values())
     return written
+
+
+def winoground(examples=5):
+    """Rows as the hub's Parquet files have them."""
+    return [
+        {
+            "id": i,
+            "image_0": {"bytes": picture(300 + 2 * i), "path": f"ex_{i}_img_0.png"},
+            "image_1": {"bytes": picture(301 + 2 * i), "path": f"ex_{i}_img_1.png"},
+            "caption_0": f"{COLOURS[i]} on {COLOURS[i + 1]}",
+            "caption_1": f"{COLOURS[i + 1]} on {COLOURS[i]}",
+            "tag": "Object",
+        }
+        for i in range(examples)
+    ]
+
+
+def aro(folder, kind, names, size=(40, 28)):
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i, name in enumerate(names):
+        (folder / "images" / f"{i}.jpg").write_bytes(picture(400 + i, size, "JPEG"))
+        first, second = COLOURS[i % 7], COLOURS[(i + 1 + i % 3) % 7]
+        row = {"image_path": f"{i}.jpg", "bbox_x": 3, "bbox_y": 2, "bbox_w": 20 + i % 5, "bbox_h": 17}
+        row |= {"true_caption": f"the {first} is {name} {second}", "false_caption": f"the {second} is {name} {first}"}
+        rows.append(row | ({"relation_name": name} if kind == "relation" else {"attributes": name.split()}))
+    (folder / f"visual_genome_{kind}.json").write_text(json.dumps(rows))
+    return rows

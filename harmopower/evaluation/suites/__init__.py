@@ -4,9 +4,10 @@ import difflib
 
 from harmopower.errors import ConfigError
 from harmopower.evaluation.suite import Suite, Task
-from harmopower.evaluation.suites import records, scenes, zero_shot
+from harmopower.evaluation.suites import composition, records, retrieval, scenes, zero_shot
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (scenes.SUITE, records.SUITE, zero_shot.SUITE)}
+_MODULES = (scenes, records, zero_shot, retrieval, composition)
+SUITES: dict[str, Suite] = {module.SUITE.name: module.SUITE for module in _MODULES}
 
 
 def chosen(names: str) -> list[Suite]:

@@ -55,7 +55,7 @@ class RecordsTask(Task):
         """Args:
         directory, split: see `records.read`.
         classes: the names of all classes; empty where the data name none.
-        candidates: images and texts of retrieval, the first ones.
+        candidates: images of retrieval, the first ones, each with all its captions.
         """
         self.source = records.read(directory, split)
         self._classes, self._candidates = classes, candidates
@@ -102,7 +102,7 @@ class RecordsTask(Task):
 
     @property
     def candidates(self) -> int:
-        """How many images and texts retrieval takes at most."""
+        """How many images retrieval takes at most."""
         return self._candidates
 
     def class_vectors(self, vectors: Vectors) -> np.ndarray:
@@ -122,8 +122,10 @@ def _need(there, reason: str) -> None:
 
 def _retrieval(vectors: Vectors, task: RecordsTask):
     count = min(task.candidates, len(vectors.facts))
-    captions = [facts.captions[0] for facts in vectors.facts[:count]]
-    return retrieval.recall(vectors.images[:count], vectors.texts(captions)), retrieval.chance(count)
+    captions = [facts.captions for facts in vectors.facts[:count]]
+    owners = np.repeat(np.arange(count), [len(own) for own in captions])
+    texts = vectors.texts([caption for own in captions for caption in own])
+    return retrieval.recall(vectors.images[:count], texts, owners), retrieval.chance(count, len(texts))
 
 
 def _classification(vectors: Vectors, task: RecordsTask):

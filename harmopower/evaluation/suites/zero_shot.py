@@ -205,20 +205,10 @@ class ZeroShotSuite(Suite):
         listed |= {
             name: Published(name, name) for name in sets.mapping(root) if name not in sets.RESERVED | set(listed)
         }
-        return {name: _task(root, published) for name, published in listed.items()}
+        return {name: sets.opened(root, published, ZeroShot) for name, published in listed.items()}
 
     def average(self, found: Found) -> Found:
         return averages.both(found, averages.ZERO_SHOT, averages.IMAGENET)
-
-
-def _task(root: str, published: Published) -> Task | str:
-    folder = sets.find(root, published)
-    if isinstance(folder, str):
-        return folder
-    try:
-        return ZeroShot(folder, published)
-    except DataSourceError as error:
-        return str(error)
 
 
 SUITE = ZeroShotSuite()
