@@ -62,7 +62,9 @@ def test_a_score_of_a_detector_is_shown(tokenizer):
 def test_the_masks_of_a_batch_are_shown_as_they_are(tokenizer):
     options = pipeline.Options(image_size=32, context_length=32, max_phrases=8, max_boxes=3, alone_text=True)
     examples = (
-        common.example(phrases=common.tree(), regions=[common.region(words="a dog"), common.region(text="sofa")]),
+        common.example(
+            phrases=common.tree(), regions=[common.region(words="a dog"), common.region((0, 0, 1, 1), text="sofa")]
+        ),
         common.example("bad", [""]),
     )
     made = pipeline.Pipeline(examples, tokenizer, seed=0, batch_size=2, **{**vars(options), "alone_text": True})
