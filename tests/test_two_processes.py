@@ -16,7 +16,8 @@ from tests.training import common
 
 pytestmark = pytest.mark.slow
 
-TOTAL = 60
+TOTAL = 30
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # as launch/test.sh compiles
 # Warm-up throughout: Adam's full-sized steps blow rounding up to any size.
 CONFIG = f"""
 from tests.training import common
@@ -36,7 +37,7 @@ def config_file(tmp_path_factory):
 
 def start(config_file, workdir, *settings, **environment):
     command = [sys.executable, "-m", "harmopower.train", f"--config={config_file}", f"--workdir={workdir}", *settings]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK} | environment
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
@@ -57,7 +58,7 @@ def finish(*processes):
 
 
 def test_two_processes_are_one_run(config_file, tmp_path):
-    whole = start(config_file, tmp_path / "one", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    whole = start(config_file, tmp_path / "one", XLA_FLAGS=f"--xla_force_host_platform_device_count=2 {QUICK}")
     codes, outputs = finish(whole)
     assert codes == [0], outputs
 
@@ -79,6 +80,16 @@ def test_two_processes_are_one_run(config_file, tmp_path):
         for name in one:
             np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
     assert len(list((tmp_path / "two").glob("metrics.*"))) == 2
+
+
+def test_bad_records_stop_both_processes_at_the_same_step(config_file, tmp_path):
+    source = common.prepare(tmp_path / "data", image=b"broken")  # 1 of 24, read by one process: 4 % of them
+    codes, outputs = finish(*start_two(config_file, tmp_path / "run", f"--config.data.source={source}"))
+    assert codes == [65, 65], outputs
+    assert all("error: 1 of 24 examples (4.17%) cannot be used" in output for output in outputs)
+    (saved,) = Checkpoints(str(tmp_path / "run")).steps()
+    assert saved == 4  # the metrics of step 3, which ends the first pass over the data, come in at step 4
+    assert [row["step"] for row in writers.read_metrics(str(tmp_path / "run"))] == [1, 2, 3, 4]
 
 
 def test_both_processes_refuse_a_wrong_mesh(config_file, tmp_path):

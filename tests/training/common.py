@@ -1,6 +1,8 @@
 """A small run for the tests of training: 24 scenes, the tiny preset at 64 px, all objectives on."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from harmopower import runs
 from harmopower import workdir as workdirs
@@ -10,6 +12,9 @@ from harmopower.data.scenes import builder as scenes
 from harmopower.data.tokenize import Tokenizer
 from harmopower.parallel import mesh as meshes
 from harmopower.training import loop
+from harmopower.training import optimizer as optimizers
+from harmopower.training import state as states
+from harmopower.training import step as steps
 from harmopower.training.signals import StopSignal
 
 
@@ -52,3 +57,29 @@ def train(config, workdir, mesh=None, stop=None, evaluate=lambda params, step: {
 def losses(rows) -> list[dict]:
     """The loss columns of metric rows."""
     return [{name: value for name, value in row.items() if name.startswith("loss/")} for row in rows]
+
+
+def bits(tree) -> list[bytes]:
+    """The leaves, for a comparison to the bit."""
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def skip_a_bad_update(source: str, mesh, **settings) -> None:
+    """Asserts that a bad row changes nothing but the step, and that the next update is what it would have been."""
+    config = small_config(source, **settings)
+    tokenizer, pipeline = runs.open_data(config)
+    model, optimizer = runs.build_model(config, tokenizer), optimizers.make_optimizer(config)
+    batch, key = pipeline.batch(0), jax.random.key(0)
+    weight = np.where(np.arange(len(batch["weight"])) == 3, np.nan, batch["weight"]).astype(np.float32)
+    batch, bad = (loop.to_devices(rows, mesh) for rows in (batch, {**batch, "weight": weight}))
+    with jax.set_mesh(mesh):
+        train_step = steps.make_train_step(model, optimizer, config, mesh, states.shardings(model, optimizer, mesh))
+        start = states.create(model, optimizer, mesh, 0)
+        before = bits((start.params, start.optimizer_state))
+        skipped, metrics = train_step(start, bad, key)
+        assert metrics["skipped_updates"] == 1 and not jnp.isfinite(metrics["loss/total"]) and skipped.step == 1
+        assert bits((skipped.params, skipped.optimizer_state)) == before
+        after, metrics = train_step(skipped, batch, key)
+        assert metrics["skipped_updates"] == 0 and after.step == 2
+        straight, _ = train_step(states.create(model, optimizer, mesh, 0), batch, key)
+    assert bits((after.params, after.optimizer_state)) == bits((straight.params, straight.optimizer_state)) != before

@@ -130,6 +130,11 @@ def test_what_is_drawn_or_takes_turns_does_not_depend_on_the_mesh(source, tmp_pa
             np.testing.assert_allclose(many[name], one[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
+def test_a_bad_row_in_one_slice_of_one_device_is_skipped_by_all(source):
+    common.skip_a_bad_update(source, meshes.make_mesh(2, 2, 2), accumulate=2)
+
+
 def test_a_mesh_that_does_not_divide_is_refused_before_anything_is_compiled(source, tmp_path):
     settings = config(source)
     settings.batch_size = 2
