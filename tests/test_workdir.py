@@ -5,16 +5,22 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from harmopower import config as configs
+from harmopower import runs
 from harmopower import workdir as workdirs
 from harmopower.data import records
+from harmopower.data.scenes import builder as scenes
 from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import CommandError, ConfigError
+from harmopower.parallel import mesh as meshes
 from harmopower.settings import FIXED, FREE, HISTORY
-from harmopower.training.checkpoints import CheckpointWriter
+from harmopower.training import optimizer as optimizers
+from harmopower.training import state as states
+from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
 from harmopower.training.state import TrainState
 from tests.training import common
 
@@ -178,3 +184,46 @@ def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with workdirs.Lock(str(tmp_path / "file" / "run")) as lock, pytest.raises(CommandError, match="cannot be written"):
         lock.take()
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A config file and the workdir of a run that is done, its parameters as they were drawn."""
+    data = scenes.prepare(tmp_path / "data", train=8, test=8, test_unseen=0, image_size=32, processes=1)
+    tokenizer = Tokenizer.train([example["captions"][0] for example in records.read(data, "train")], 300)
+    tokenizer.save(data / "tokenizer.json")
+    lines = "from tests.training import common\n\ndef get_config():\n    return common.small_config({!r})\n"
+    (tmp_path / "small.py").write_text(lines.format(str(data)))
+    config, mesh = common.small_config(str(data)), meshes.make_mesh(devices=jax.devices()[:1])
+    state = states.create(runs.build_model(config, tokenizer), optimizers.make_optimizer(config), mesh, 0)
+    workdirs.prepare(str(tmp_path / "run"), config, tokenizer)(0)
+    with CheckpointWriter(str(tmp_path / "run")) as writer:
+        writer.save(config.total_steps, state.replace(step=jnp.array(config.total_steps)), {})
+    return tmp_path / "small.py", tmp_path / "run"
+
+
+@pytest.mark.slow
+def test_a_finished_run_survives_the_command_lines_that_are_refused(finished, source, tmp_path):
+    config_file, folder = finished
+
+    def command(module, *arguments):
+        line = [sys.executable, "-m", module, f"--workdir={folder}", *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+    def train(*arguments):
+        return command("harmopower.train", f"--config={config_file}", *arguments)
+
+    before = contents(folder)
+    for setting in ("model.preset=ViT-S/16", f"data.source={source}", "evaluation.suite=retreival"):
+        refused = train(f"--config.{setting}")
+        assert refused.returncode == 2 and setting.partition("=")[0] in refused.stderr, refused
+        assert "Traceback" not in refused.stderr and contents(folder) == before
+    evaluated = command("harmopower.evaluate")
+    assert evaluated.returncode == 0 and (folder / "eval.json").exists(), evaluated
+    exported = command("tools.export", "--format=huggingface", f"--output={tmp_path / 'export'}")
+    assert exported.returncode == 0 and (tmp_path / "export" / "model.safetensors").exists(), exported
+
+    allowed = train("--config.seed=5", "--config.total_steps=7", "--allow_changes=seed")
+    assert allowed.returncode == 0 and Checkpoints(str(folder)).steps() == [6, 7], allowed
+    line = json.loads((folder / "history.jsonl").read_text())
+    assert line["changes"] == {"seed": [0, 5], "total_steps": [6, 7]} and line["step"] == 6
