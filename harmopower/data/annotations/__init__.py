@@ -8,7 +8,7 @@ import importlib
 from harmopower.data.annotations.protocol import Annotator
 
 # A kind's module must import without its heavy libraries (spaCy, transformers ...): import those where they are used.
-KINDS = ("grounding", "match", "regions")
+KINDS = ("grounding", "match", "parses", "regions")
 
 
 def annotator_class(name: str) -> type[Annotator]:
