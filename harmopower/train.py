@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
 
         model, pipeline, evaluate, begin = agreement.together(set_up)
         try:
-            return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init, begin)
+            with agreement.leaving_with_the_lost():
+                return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init, begin)
         except BadDataError as error:
             raise CommandError(str(error), exit_code=errors.DATA) from error
         except NonFiniteError as error:

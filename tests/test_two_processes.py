@@ -92,6 +92,16 @@ def test_bad_records_stop_both_processes_at_the_same_step(config_file, tmp_path)
     assert [row["step"] for row in writers.read_metrics(str(tmp_path / "run"))] == [1, 2, 3, 4]
 
 
+def test_a_killed_process_ends_the_other(config_file, tmp_path):
+    first, second = processes = start_two(config_file, tmp_path / "run", "--config.total_steps=3000")
+    while not writers.read_metrics(str(tmp_path / "run")):
+        assert all(process.poll() is None for process in processes), finish(*processes)
+        time.sleep(0.01)
+    second.kill()
+    codes, outputs = finish(first, second)
+    assert codes == [69, -signal.SIGKILL] and "error: another process of the run is lost" in outputs[0], outputs
+
+
 def test_both_processes_refuse_a_wrong_mesh(config_file, tmp_path):
     codes, outputs = finish(*start_two(config_file, tmp_path / "run", "--config.mesh.tensor=2"))
     assert codes == [2, 2], outputs

@@ -1,14 +1,20 @@
 """Processes that end together: what one of them cannot do, none goes on with, so that nobody waits for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
+import os
+import re
+import sys
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from harmopower.errors import CommandError, UserError
+from harmopower.errors import PEER, CommandError, UserError
 
 _LONGEST = 4096  # bytes of a message that travels
+# What jax's errors say where a collective or the coordination service misses a process.
+_LOST = re.compile(r"gloo|nccl|heartbeat|coordination service|unavailable|closed by peer|reset by peer", re.IGNORECASE)
 
 
 def together(action: Callable):
@@ -41,3 +47,26 @@ def _first_problem(own: UserError | None) -> CommandError | None:
             words = bytes(text).rstrip(b"\0").decode(errors="ignore")
             return CommandError(f"process {rank}: {words}", exit_code=int(code))
     return None
+
+
+@contextlib.contextmanager
+def leaving_with_the_lost() -> Iterator[None]:
+    """Ends this process with exit code 69 where jax misses another one inside the block.
+
+    At once, without what Python does at its end: jax would wait there for the lost one, and then abort. Where jax does
+    not raise (a collective that hangs), it aborts the process itself when the lost one has been silent for 100 seconds.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # gloo's come as either
+        if isinstance(error, UserError) or jax.process_count() == 1 or not _LOST.search(str(error)):
+            raise
+        line = " ".join(str(error).split())
+        print(
+            f"error: another process of the run is lost ({line:.200}); start all of them again, they go on from the "
+            "last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.stdout.flush()
+        os._exit(PEER)

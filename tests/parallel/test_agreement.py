@@ -73,3 +73,32 @@ def test_alone_nothing_is_asked(monkeypatch):
     assert agreement.together(lambda: 3) == 3
     with pytest.raises(ConfigError, match="mine"):
         agreement.together(fails(ConfigError("mine")))
+
+
+class Left(BaseException):
+    pass
+
+
+@pytest.fixture
+def leave(monkeypatch):
+    def leave(code):
+        raise Left(code)
+
+    monkeypatch.setattr(agreement.os, "_exit", leave)
+
+
+GLOO = ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]")
+SILENT = jax.errors.JaxRuntimeError("UNAVAILABLE: Task 1 heartbeat timeout")
+OTHER = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+@pytest.mark.parametrize(
+    "count, error, left",
+    [(2, GLOO, True), (2, SILENT, True), (2, OTHER, False), (1, GLOO, False), (2, ConfigError("nccl"), False)],
+)
+def test_who_misses_another_process_leaves_with_69(monkeypatch, capsys, leave, count, error, left):
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    with pytest.raises(Left if left else type(error)) as raised, agreement.leaving_with_the_lost():
+        raise error
+    assert not left or raised.value.args == (69,)
+    assert ("error: another process of the run is lost" in capsys.readouterr().err) == left
