@@ -26,7 +26,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def weights(name):
     objective = configs.load(FILES[name]).objective
-    return {term: objective[term].weight for term in configs.OBJECTIVES}
+    return {term: objective[term].weight for term in configs.OBJECTIVES if objective[term].weight}
 
 
 def test_the_runs_of_the_readme_are_there():
@@ -75,17 +75,16 @@ def test_cc12m_has_the_papers_schedule():
 
 
 def test_runs_differ_in_what_their_names_say():
-    assert (
-        weights("cc12m_clip_vitb16")
-        == weights("cc12m_clip_meanpool_vitb16")
-        == {"global_contrastive": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.0}
-    )
-    assert (
-        weights("cc12m_powerclip_vitb16")
-        == weights("cc12m_powerclip_vitb16_boxes")
-        == {"global_contrastive": 1.0, "lexeme_region": 0.0, "global_region": 0.0, "powerset": 0.2}
-    )
-    assert all(weights("cc12m_harmopower_vitb16").values())
+    for name in ("cc12m_clip_vitb16", "cc12m_clip_meanpool_vitb16"):
+        assert weights(name) == {"global_contrastive": 1.0}
+    for name in ("cc12m_powerclip_vitb16", "cc12m_powerclip_vitb16_boxes"):
+        assert weights(name) == {"global_contrastive": 1.0, "powerset": 0.2}
+    assert weights("cc12m_harmopower_vitb16").keys() == {
+        "global_contrastive",
+        "lexeme_region",
+        "global_region",
+        "powerset",
+    }
     needs = total.active(configs.load(FILES["cc12m_clip_vitb16"]).objective)
     assert not any(needs)
 

@@ -10,7 +10,7 @@ import pytest
 
 from harmopower.data import clip_vocabulary
 from harmopower.data.tokenize import Tokenizer, TokenizerError, span_mask
-from tools import torchvision_stand_in
+from harmopower.interop import torchvision_stand_in
 
 pytestmark = pytest.mark.skipif(clip_vocabulary.find() is None, reason="needs the file that open_clip_torch carries")
 

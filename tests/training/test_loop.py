@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harmopower import runs
+from harmopower import errors, runs
 from harmopower.data import records
 from harmopower.data.pipeline import BadDataError
 from harmopower.data.scenes import builder as scenes
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_losses(source, whole, tmp_path, capsys):
 
 def test_a_stopped_run_continues_to_the_bit(source, whole, tmp_path):
     config = common.small_config(source)
-    assert common.train(config, tmp_path, stop=StopAfter(3)) == 0
+    assert common.train(config, tmp_path, stop=StopAfter(3)) == errors.STOPPED
     assert Checkpoints(str(tmp_path)).steps() == [3]
     common.train(config, tmp_path)
     assert common.losses(writers.read_metrics(str(tmp_path))) == common.losses(whole[1])
