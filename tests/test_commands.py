@@ -58,6 +58,7 @@ def start(config_file, workdir, *settings):
         (["surplus"], ["unexpected argument 'surplus'"]),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_setting_is_one_line_and_exit_code_2(config_file, tmp_path, settings, words):
     run = start(config_file, tmp_path / "run", *settings)
     _, error = run.communicate()
@@ -129,6 +130,7 @@ def test_evaluating_nothing_is_one_line_and_exit_code_2(tmp_path):
     assert run.returncode == 2 and "holds no run" in run.stderr and "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(config_file, tmp_path):
     whole = start(config_file, tmp_path / "whole")
     assert whole.communicate() and whole.returncode == 0

@@ -78,6 +78,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_step_counts_and_times_every_contender(capsys):
     assert benchmark.main([*TINY, "--variants", "global", "all", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

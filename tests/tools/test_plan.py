@@ -77,6 +77,7 @@ def test_a_device_with_less_than_a_group_of_images_that_take_turns_is_counted_wi
     assert alone.activations() == group.activations()
 
 
+@pytest.mark.slow
 def test_a_chip_that_is_too_small_gets_the_first_setting_that_fits(found, monkeypatch):
     """The lower end rules out the run as it is; with remat the compiled step fits."""
     memory = found["memory_a_device"]

@@ -102,6 +102,7 @@ def test_a_finished_run_is_left_alone(source, whole, capsys):
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lexeme_region", "global_region", "powerset"])
 def test_each_objective_can_be_switched_off(source, tmp_path, name):
     config = common.small_config(source, total_steps=3)
@@ -110,6 +111,7 @@ def test_each_objective_can_be_switched_off(source, tmp_path, name):
     assert f"loss/{name}" not in writers.read_metrics(str(tmp_path))[-1]
 
 
+@pytest.mark.slow
 def test_sigmoid_with_crops_and_own_temperature_trains(source, tmp_path):
     config = common.small_config(
         source, total_steps=3, objective__global_region__mode="crop", objective__lexeme_region__temperature="own"

@@ -28,7 +28,9 @@ def setting(source, **settings):
     return config, runs.build_model(config, tokenizer), jax.tree.map(jnp.asarray, pipeline.batch(0))
 
 
-@pytest.mark.parametrize("dense, every, slices", [("full", 1, (2, 4)), ("value", 2, (4,))])
+@pytest.mark.parametrize(
+    "dense, every, slices", [pytest.param("full", 1, (2, 4), marks=pytest.mark.slow), ("value", 2, (4,))]
+)
 def test_accumulation_gives_the_gradient_of_the_whole_batch(source, dense, every, slices):
     config, model, batch = setting(source, model__patch_dropout=0.5, model__dense=dense, data__region_text_every=every)
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
