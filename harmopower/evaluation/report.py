@@ -7,7 +7,7 @@ import os
 from rich.console import Console
 from rich.table import Table
 
-from harmopower.evaluation.suite import Found
+from harmopower.evaluation.suite import Found as Found
 
 FILE = "eval.json"
 _MANY = 4  # splits or sets, above which they are the table's rows

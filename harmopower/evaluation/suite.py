@@ -93,7 +93,8 @@ class View:
         picture = picture.crop(cut) if cut else picture
         window = transforms.fixed_window(picture.size, self.image_size, self.resize_mode)
         moved, kept = transforms.move_boxes(boxes, window, self.image_size)
-        return transforms.crop_and_resize(picture, window, self.image_size), moved[kept], np.flatnonzero(kept)
+        pixels = transforms.fixed_view(picture, self.image_size, self.resize_mode)
+        return pixels, moved[kept], np.flatnonzero(kept)
 
 
 class Prepared(NamedTuple):
