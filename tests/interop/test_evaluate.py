@@ -12,6 +12,7 @@ import safetensors.numpy
 from harmopower.data import records
 from harmopower.data.scenes import builder as scenes
 from harmopower.interop import names, starting
+from tests.evaluation import miniatures
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,22 @@ def test_what_cannot_be_evaluated_is_one_line_and_exit_code_2(converted, flags, 
     run = evaluate(converted, *flags)
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert run.returncode == 2 and len(errors) == 1 and words in errors[0] and "Traceback" not in run.stderr, run.stderr
+
+
+@pytest.mark.slow
+def test_published_weights_and_a_run_make_one_table_and_nothing_is_measured_twice(converted, tmp_path):
+    miniatures.classification(tmp_path / "sets" / "food101", 9)
+    command = [sys.executable, "-m", "harmopower.evaluate", f"--model={converted / 'm.safetensors'}"]
+    command += [f"--model={converted / 'run'}", "--suite=zero_shot", f"--data={tmp_path / 'sets'}"]
+    command += [f"--output={tmp_path / 'out'}", f"--config.data.tokenizer={converted / 'tokenizer.json'}"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    stored = json.loads((tmp_path / "out" / "table.json").read_text())
+    one, two = stored.values()  # the same weights, once converted on the way
+    assert one["metrics"] == two["metrics"] and 0 <= one["metrics"]["food101/acc1"] <= 1
+    assert f"| {converted / 'm.safetensors'} | {converted / 'run'} |" in (tmp_path / "out" / "table.md").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")}
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0 and "was converted before, is used" in again.stdout, again.stderr
+    assert json.loads((tmp_path / "out" / "table.json").read_text()) == stored
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")} and len(before) == 2
