@@ -20,6 +20,7 @@ from rich.table import Table
 from harmopower.data import files, pipeline, records, rows, tokenize
 from harmopower.data.annotations import overlays
 from harmopower.data.preparing import shards
+from tools.benchmark_prepare import measure_prepare, show_prepare
 from tools.photographs import photographs
 
 CAPTIONS = (
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     parser.add_argument("--photographs", type=int, default=256, help="different photographs")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, in which the contenders take turns")
+    parser.add_argument("--samples", type=int, default=512, help="samples of the tar, for prepare")
     parser.add_argument("--batch", type=int, default=512, help="rows of the host's batch, for first_batch")
     parser.add_argument("--workers", type=int, default=2, help="worker processes, for first_batch")
     parser.add_argument("--threads", type=int, default=2, help="threads of each of them, for first_batch")
@@ -272,5 +274,10 @@ PARTS = {
         "time to the first batch and memory in flight, slices of rows against whole batches",
         measure_first_batch,
         show_first_batch,
+    ),
+    "prepare": Part(
+        "preparing a tar with re-encoding, against a bare loop that decodes, resizes and encodes",
+        measure_prepare,
+        show_prepare,
     ),
 }

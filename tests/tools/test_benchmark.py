@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harmopower.data import pipeline
-from tools import benchmark, benchmark_step
+from harmopower.data import images, pipeline
+from tools import benchmark, benchmark_prepare, benchmark_step, photographs
 
 SMALL = [
     "powerset",
@@ -163,3 +163,22 @@ def test_the_largest_batch_that_fits(limit, batch):
 def test_a_first_batch_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="batch 4 does not fit"):
         benchmark_step.find_batch(Doubled(4), 39)
+
+
+def test_prepare_is_measured_against_a_bare_loop(monkeypatch, capsys):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(benchmark_prepare, "SIZES", {"500 x 375": (500, 375)})
+    assert (
+        benchmark.main(
+            ["data", "--parts", "prepare", "--photographs", "2", "--samples", "3", "--repeats", "1", "--json"]
+        )
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)["prepare"]["500 x 375"]
+    assert found.keys() == {"clock", "processor"}
+    assert found["clock"]["ratio"] == pytest.approx(found["clock"]["prepare"] / found["clock"]["bare"])
+
+
+def test_the_bare_loop_makes_what_prepare_makes():
+    (photograph,) = photographs.photographs(1, (500, 375))
+    assert benchmark_prepare._bare(photograph) == images.shrink(photograph, benchmark_prepare.SHORTEST_SIDE)
