@@ -22,7 +22,7 @@ from harmopower.errors import UserError
 
 Work = Callable[[int], dict]
 
-_RETRIES = 3  # of a task whose Ray worker was lost
+_RETRIES = 3  # of a task whose Ray worker was lost; of a whole pool here, which one lost process ends
 _CONNECT_SECONDS = 10
 
 
@@ -91,7 +91,7 @@ def run(directory, work: Work, count: int, where: Where) -> Iterator[tuple[int, 
       where: on what.
 
     Raises:
-      JobError: a worker process was lost, or Ray is not there.
+      JobError: worker processes were lost again and again, or Ray is not there.
       UserError: what a task raised; the others are given up.
     """
     numbers = missing(directory, count, where.share)
@@ -110,6 +110,23 @@ def _perform(work: Work, directory: str, number: int) -> dict:
 
 
 def _in_processes(perform: Work, numbers: list[int], workers: int) -> Iterator[tuple[int, dict]]:
+    """Does tasks in a pool; one that lost a process is made anew for what is left, a bounded number of times."""
+    left = list(numbers)
+    for retries_left in reversed(range(_RETRIES + 1)):
+        try:
+            for number, report in _in_a_pool(perform, left, workers):
+                left.remove(number)
+                yield number, report
+            return
+        except concurrent.futures.process.BrokenProcessPool as error:
+            if not retries_left:
+                raise JobError(
+                    f"a worker process was killed {_RETRIES + 1} times (out of memory?); what is done is kept: run the "
+                    "same command again, if need be with fewer --workers"
+                ) from error
+
+
+def _in_a_pool(perform: Work, numbers: list[int], workers: int) -> Iterator[tuple[int, dict]]:
     # Spawn, not fork: the parent may hold the threads of an accelerator runtime, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(
@@ -119,11 +136,6 @@ def _in_processes(perform: Work, numbers: list[int], workers: int) -> Iterator[t
         futures = {pool.submit(perform, number): number for number in numbers}
         for future in concurrent.futures.as_completed(futures):
             yield futures[future], future.result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise JobError(
-            "a worker process was killed (out of memory?); what is done is kept: run the same command again, if need "
-            "be with fewer --workers"
-        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

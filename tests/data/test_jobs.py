@@ -51,11 +51,17 @@ def test_shares_are_disjoint_and_complete(tmp_path):
         jobs.Where(share=(3, 3))
 
 
-def test_a_lost_process_is_one_line_and_the_rest_is_kept(tmp_path):
-    work = KilledOnce(tmp_path)
-    with pytest.raises(jobs.JobError, match="run the same command again"):
-        list(jobs.run(tmp_path, work, 4, jobs.Where(workers=2)))
-    list(jobs.run(tmp_path, work, 4, jobs.Where(workers=2)))
+def test_a_lost_process_is_made_up_for(tmp_path):
+    reports = dict(jobs.run(tmp_path, KilledOnce(tmp_path), 4, jobs.Where(workers=2)))
+    assert reports == {number: {"number": number} for number in range(4)}
+    assert times(tmp_path)[1] == 2 and jobs.missing(tmp_path, 4) == []
+
+
+def test_processes_that_are_lost_again_and_again_are_one_line_and_the_rest_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_RETRIES", 0)
+    with pytest.raises(jobs.JobError, match="killed 1 times.*run the same command again"):
+        list(jobs.run(tmp_path, KilledOnce(tmp_path), 4, jobs.Where(workers=2)))
+    list(jobs.run(tmp_path, KilledOnce(tmp_path), 4, jobs.Where(workers=2)))
     assert jobs.missing(tmp_path, 4) == []
     assert json.loads(jobs.report_path(tmp_path, 1).read_text()) == {"number": 1}
 

@@ -8,6 +8,8 @@ from PIL import Image
 import pytest
 
 from harmopower.data import records
+from harmopower.data.preparing import commands, progress
+from harmopower.data.scenes import builder
 from harmopower.data.tokenize import Tokenizer
 from tools import prepare
 
@@ -186,3 +188,39 @@ def test_help_has_an_example(capsys, arguments, code):
     assert stopped.value.code == code
     printed = capsys.readouterr()
     assert ("python -m tools.prepare" in printed.out) if code == 0 else ("usage" in printed.err)
+
+
+def test_scenes_of_a_former_version_are_made_anew(tmp_path, capsys):
+    sizes = {"train": 4, "test": 0, "test_unseen": 0, "image_size": 32, "seed": 0}
+    builder.prepare(tmp_path, **sizes, processes=1)
+    (tmp_path / "prepared.json").write_text(json.dumps({"command": "scenes", **sizes, "vocab_size": 300}))
+    arguments = ["scenes", "--output", str(tmp_path), "--train", "8", "--test", "0", "--test-unseen", "0"]
+    arguments += ["--image-size", "32", "--vocab-size", "300"]
+    assert prepare.main(arguments) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path} was made by a former version of this command")
+    assert len(records.read(tmp_path, "train")) == 8
+    (tmp_path / "preparing" / "plan.json").unlink()
+    assert prepare.main([*arguments, "--seed", "1"]) == 2  # a folder of unknown origin is still refused
+    assert "--force" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commands.jobs, "run", stop)
+        assert _run(folder, [GOOD]) == 130
+    error = capsys.readouterr().err
+    assert error == "tools.prepare: stopped; what is done is kept: run the same command again\n"
+    assert _run(folder, [GOOD]) == 0
+
+
+def test_a_line_a_minute_tells_how_far_a_job_is(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.Progress("data/own", 4 * 2**30, 2**30, 4, 1) as shown:
+        for now[0] in (30.0, 60.0, 90.0):
+            shown.advance(2**30 // 2, 600)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "data/own: 3 of 4 tasks, 2.0 GiB of 4.0 GiB, 1200 examples, 20 a second, 2 min left"

@@ -198,9 +198,21 @@ def _refuse_to_replace(options: argparse.Namespace, old: dict | None, new: dict)
             f"{options.output} holds another data set ({changed}); shares run at the same time and cannot replace it: "
             "choose another --output or remove it"
         )
+    if _is_former(options):
+        return print(f"{options.output} was made by a former version of this command; making it anew", flush=True)
     if not options.force and not same:
         raise CommandError(f"{options.output} holds another data set ({changed}); choose another --output, or --force")
     print(f"{options.output} was prepared with {changed}; preparing it again", flush=True)
+
+
+def _is_former(options: argparse.Namespace) -> bool:
+    """Whether the folder holds scenes of the versions before plans, which anybody can draw again.
+
+    Of other formats of then the inputs may be gone: those are refused without `--force`, as all that is not known.
+    """
+    made = files.read_json(options.output / joining.SUMMARY)
+    is_scenes = isinstance(made, dict) and made.get("command") == "scenes"
+    return is_scenes and options.format == "scenes" and not (options.output / FOLDER / tasks.PLAN).exists()
 
 
 def _asked_for(plan: dict) -> tuple:
