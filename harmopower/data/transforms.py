@@ -18,9 +18,10 @@ Window = tuple[float, float, float, float]
 def fixed_window(size: tuple[int, int], image_size: int, resize_mode: str) -> Window:
     """The window of an image that is not cropped at random, in evaluation and where `min_crop_area` is 1.
 
-    `squash` takes the whole image. `shortest` takes the centre square: pixel for pixel what CLIP and OpenCLIP get from
+    `squash` takes the whole image. `shortest` takes the centre square, the window that CLIP and OpenCLIP get from
     resizing the shorter side to `image_size` (the longer one rounded down) and cropping the centre (its offset rounded
-    to even). Hugging Face rounds that offset down, so where the margin is odd its crop lies a pixel beside.
+    to even). Hugging Face rounds that offset down, so where the margin is odd its crop lies a pixel beside. Resizing
+    only the window, as training does, is up to 2 of 255 levels off that; evaluation uses `fixed_view`, which is equal.
 
     Args:
       size: width and height of the image in pixels.

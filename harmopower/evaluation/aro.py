@@ -3,8 +3,7 @@
 FEWEST = 25  # cases of a pair of attributes: mertyg/vision-language-models-are-bows `dataset_zoo/aro_datasets.py`
 
 # Relations that may hold the other way round too. Its authors leave them out in the notebook that replicates the paper;
-# the list here is the one that evaluation programs built on theirs carry, eight of them compared word for word (one
-# adds three more).
+# the list here is the one that evaluation programs built on theirs carry; the notebook itself was not at hand.
 _RELATIONS = """
 adjusting, around, attached to, beside, between, bigger than, biting, boarding, brushing, by, chewing, cleaning,
 climbing, close to, coming from, coming out of, contain, crossing, dragging, draped over, drinking, drinking from,
