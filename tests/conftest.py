@@ -1,4 +1,4 @@
-"""Compiled programs are shared between the tests, and between a test and the commands that it starts."""
+"""Compiled programs are shared between the tests, and with the commands that they start; shapes are checked."""
 
 import os
 import tempfile
@@ -6,3 +6,9 @@ import tempfile
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "harmopower-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jaxtyping  # noqa: E402: JAX reads the environment when it is imported
+
+# Shapes and types that functions promise are looked at in every test of this process; nothing looks in training.
+CHECKED = ["harmopower.features", "harmopower.models", "harmopower.objectives"]
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")

@@ -1,11 +1,15 @@
 """Phrases and lexemes: linear maps over the tokens of a caption (METHOD section 3)."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from harmopower.features.vectors import normalise
 
 
-def sum_phrases(tokens, phrases, phrase_norm: str):
+def sum_phrases(
+    tokens: Float[Array, "B T D"], phrases: Bool[ArrayLike, "B K T"], phrase_norm: str
+) -> tuple[Float[Array, "B K D"], Bool[ArrayLike, "B K"]]:
     """Powerset phrases: the sum of the L2-normalised token embeddings (METHOD section 3).
 
     Args:
@@ -24,7 +28,13 @@ def sum_phrases(tokens, phrases, phrase_norm: str):
     return summed.astype(tokens.dtype), mask
 
 
-def pool_lexemes(tokens, phrases, box_phrase, region_text_tower=None, region_text_content=None):
+def pool_lexemes(
+    tokens: Float[Array, "B T D"],
+    phrases: Bool[ArrayLike, "B K T"],
+    box_phrase: Int[ArrayLike, "B M"],
+    region_text_tower=None,
+    region_text_content: Bool[ArrayLike, "B R S"] | None = None,
+) -> tuple[Float[Array, "B M D"], Bool[ArrayLike, "B M"]]:
     """Lexemes: the L2-normalised mean of the tokens of a region's phrase, or of its own text where it has no phrase.
 
     Args:

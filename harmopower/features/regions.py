@@ -1,11 +1,15 @@
 """Regions as linear maps over the patch grid (METHOD section 2)."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from harmopower.features.vectors import normalise
 
 
-def region_weights(boxes, grid: tuple[int, int], mode: str):
+def region_weights(
+    boxes: Float[ArrayLike, "*images M 4"], grid: tuple[int, int], mode: str
+) -> Float[Array, "*images M N"]:
     """The weight of every patch in every box, so that pooling regions is one matmul (METHOD section 2).
 
     Args:
@@ -29,7 +33,7 @@ def region_weights(boxes, grid: tuple[int, int], mode: str):
     return weights.reshape(weights.shape[:-2] + (grid[0] * grid[1],))
 
 
-def has_area(boxes):
+def has_area(boxes: Float[ArrayLike, "*boxes 4"]) -> Bool[ArrayLike, "*boxes"]:
     """Whether boxes [..., 4] hold anything: bool [...]."""
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
@@ -60,7 +64,14 @@ def _bilinear(start, end, size: int):
 _AXIS_WEIGHTS = {"cover": _touched, "overlap": _covered, "roi_align": _bilinear}
 
 
-def pool_regions(tokens, boxes, box_valid, grid: tuple[int, int], mode: str, kept=None):
+def pool_regions(
+    tokens: Float[Array, "B N D"],
+    boxes: Float[ArrayLike, "B M 4"],
+    box_valid: Bool[ArrayLike, "B M"],
+    grid: tuple[int, int],
+    mode: str,
+    kept: Int[ArrayLike, "B N"] | None = None,
+) -> tuple[Float[Array, "B M D"], Bool[ArrayLike, "B M"]]:
     """Region features from patch tokens.
 
     Args:

@@ -2,11 +2,15 @@
 
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
 
 
-def normalise(vectors, mask=None):
+def normalise(
+    vectors: Float[ArrayLike, "*rows D"], mask: Bool[ArrayLike, "*rows"] | None = None
+) -> Float[Array, "*rows D"]:
     """L2-normalises [..., D] in float32; a zero vector, or one outside mask [...], becomes 0 with gradient 0."""
-    vectors = vectors.astype(jnp.float32)
+    vectors = jnp.asarray(vectors, jnp.float32)
     if mask is not None:
         vectors = jnp.where(mask[..., None], vectors, 0)
     square = jnp.sum(vectors * vectors, axis=-1, keepdims=True)

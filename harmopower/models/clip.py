@@ -1,10 +1,13 @@
 """The two-tower CLIP model."""
 
+from collections.abc import Mapping
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Num
 
 from harmopower import settings
 from harmopower.errors import ConfigError
@@ -19,8 +22,8 @@ CLIP_SCALES = (("logit_scale", math.log(1 / 0.07), True),)  # what CLIP learns b
 class Encoded(NamedTuple):
     """What a tower gives, in the shared space and not normalised: pooled `[B, D]`, tokens `[B, N or T, D]`."""
 
-    pooled: Any
-    tokens: Any
+    pooled: Float[Array, "B D"]
+    tokens: Float[Array, "B N D"]
 
 
 class CLIP(nn.Module):
@@ -34,7 +37,7 @@ class CLIP(nn.Module):
     pool: str
     text_pool: str
     dense: str
-    transformer: dict  # what both towers' blocks share: activation, attention, epsilon, dtype, remat, scan_unroll
+    transformer: Mapping  # what both towers' blocks share: activation, attention, epsilon, dtype, remat, scan_unroll
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     learnt: tuple[tuple[str, float, bool], ...] = CLIP_SCALES  # scalars of the losses: name, start, logarithmic
@@ -71,7 +74,7 @@ class CLIP(nn.Module):
         side = self.image_size // self.preset.patch_size
         return side, side
 
-    def encode_image(self, images, kept=None) -> Encoded:
+    def encode_image(self, images: Num[ArrayLike, "B H W 3"], kept: Int[ArrayLike, "B N"] | None = None) -> Encoded:
         """Encodes images `[B, H, W, 3]`: uint8 pixels, or float pixels already in 0..1. Normalised here, on the device.
 
         With `kept` int32 `[B, N]` only those patches are computed, and `tokens` are theirs (patch dropout).
@@ -79,11 +82,11 @@ class CLIP(nn.Module):
         pixels = images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
         return Encoded(*self.vision((pixels - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std), kept))
 
-    def encode_text(self, ids) -> Encoded:
+    def encode_text(self, ids: Int[ArrayLike, "B T"]) -> Encoded:
         """Encodes token ids `[B, T]`."""
         return Encoded(*self.text(ids))
 
-    def scales(self) -> dict:
+    def scales(self) -> dict[str, Float[Array, ""]]:
         """The scalars of the losses by name, those that are learnt as logarithms exponentiated.
 
         The train step clamps the latter's parameters after each update, as CLIP does (training/step.py).
@@ -93,7 +96,9 @@ class CLIP(nn.Module):
             for name, _, logarithmic in self.learnt
         }
 
-    def __call__(self, images, ids):
+    def __call__(
+        self, images: Num[ArrayLike, "B H W 3"], ids: Int[ArrayLike, "B T"]
+    ) -> tuple[Encoded, Encoded, dict[str, Float[Array, ""]]]:
         """Touches every parameter, for `init`; training calls the encoders."""
         return self.encode_image(images), self.encode_text(ids), self.scales()
 

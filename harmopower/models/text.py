@@ -1,5 +1,7 @@
 """The text tower: a causal transformer with CLIP's exact shapes."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -17,7 +19,7 @@ class TextTower(nn.Module):
     context_length: int
     eot_id: int
     pool: str  # "eos" | "mean"
-    transformer: dict
+    transformer: Mapping
 
     @nn.compact
     def __call__(self, ids):

@@ -1,10 +1,13 @@
 """The image tower: a vision transformer with CLIP's exact shapes."""
 
+from collections.abc import Mapping
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int32, Key, UInt8
 
 from harmopower.models import layers
 from harmopower.models.presets import Tower
@@ -31,7 +34,7 @@ class VisionTower(nn.Module):
     grid: tuple[int, int]
     pool: str  # "cls" | "mean"
     dense: str  # "full" | "value"
-    transformer: dict
+    transformer: Mapping
 
     @nn.compact
     def __call__(self, images, kept=None):
@@ -84,7 +87,7 @@ def kept_patches(grid: tuple[int, int], dropout: float) -> int:
     return max(1, round(grid[0] * grid[1] * (1 - dropout)))
 
 
-def draw_patches(key, rows: int, grid: tuple[int, int], dropout: float):
+def draw_patches(key: Key[Array, ""], rows: int, grid: tuple[int, int], dropout: float) -> Int32[Array, "B kept"]:
     """Draws the patches that each image keeps (FLIP, Li et al. 2023, arXiv 2212.00794).
 
     Args:
@@ -104,7 +107,9 @@ def draw_patches(key, rows: int, grid: tuple[int, int], dropout: float):
     return jax.vmap(draw)(jnp.arange(rows)).astype(jnp.int32)
 
 
-def crop_boxes(images, boxes, enlargement: float):
+def crop_boxes(
+    images: UInt8[ArrayLike, "B H W 3"], boxes: Float[ArrayLike, "B M 4"], enlargement: float
+) -> Float[Array, "B M H W 3"]:
     """Cuts out each box, enlarged about its centre, and resizes it to the size of the images (bilinear, antialiased).
 
     Args:

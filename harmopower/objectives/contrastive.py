@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from harmopower.parallel import collectives
 
@@ -36,7 +38,15 @@ class _Sums(NamedTuple):
     positive_count: jax.Array
 
 
-def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None, communication="ring"):
+def softmax_loss(
+    image: Float[ArrayLike, "B D"],
+    text: Float[ArrayLike, "B D"],
+    logit_scale: Float[ArrayLike, ""],
+    *,
+    weight_rows: Float[ArrayLike, "B"] | None = None,
+    block: int | None = None,
+    communication: str = "ring",
+) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
     """CLIP's symmetric cross-entropy (METHOD section 4), each shard of the batch for its own rows.
 
     Args:
@@ -60,7 +70,16 @@ def softmax_loss(image, text, logit_scale, *, weight_rows=None, block=None, comm
     }
 
 
-def sigmoid_loss(image, text, logit_scale, logit_bias, *, weight_rows=None, block=None, communication="ring"):
+def sigmoid_loss(
+    image: Float[ArrayLike, "B D"],
+    text: Float[ArrayLike, "B D"],
+    logit_scale: Float[ArrayLike, ""],
+    logit_bias: Float[ArrayLike, ""],
+    *,
+    weight_rows: Float[ArrayLike, "B"] | None = None,
+    block: int | None = None,
+    communication: str = "ring",
+) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
     """SigLIP's pairwise loss (METHOD section 4): every pair of the global batch is its own binary question.
 
     Args:
@@ -83,7 +102,17 @@ def sigmoid_loss(image, text, logit_scale, logit_bias, *, weight_rows=None, bloc
     }
 
 
-def info_nce(a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring"):
+def info_nce(
+    a: Float[ArrayLike, "P D"],
+    b: Float[ArrayLike, "P D"],
+    valid: Bool[ArrayLike, "P"],
+    group: Int[ArrayLike, "P"],
+    logit_scale: Float[ArrayLike, ""],
+    *,
+    duplicates: str = "positives",
+    block: int | None = None,
+    communication: str = "ring",
+) -> tuple[Float[Array, "P"], Float[Array, "P"], Bool[Array, "P"], Bool[Array, "P"]]:
     """Cross-entropy of every row of `a` over the rows of `b` and the other way round, rows of one group positive.
 
     Args:
@@ -115,15 +144,15 @@ def pair_flops(rows: int, width: int, hardware: bool = False) -> float:
     return (4 if hardware else 3) * 2 * rows**2 * width
 
 
-def weighted_mean(values, weight):
+def weighted_mean(values: Shaped[ArrayLike, "*rows"], weight: Float[ArrayLike, "*rows"]) -> Float[Array, ""]:
     """Mean of values [B] over rows of weight [B]; 0 where no row has weight, whatever the values of the others are."""
     total = jnp.sum(jnp.where(weight > 0, values, 0) * weight, dtype=jnp.float32)
     return total / jnp.maximum(jnp.sum(weight, dtype=jnp.float32), 1e-6)
 
 
-def row_weights(features, weight_rows):
+def row_weights(features: Float[ArrayLike, "B ..."], weight_rows: Float[ArrayLike, "B"] | None) -> Float[Array, "B"]:
     """The weights of the rows of features [B, ...] as float32 [B]; None stands for ones."""
-    return jnp.ones(features.shape[0], jnp.float32) if weight_rows is None else weight_rows.astype(jnp.float32)
+    return jnp.ones(features.shape[0], jnp.float32) if weight_rows is None else jnp.asarray(weight_rows, jnp.float32)
 
 
 def _similarities(guest, home):

@@ -8,6 +8,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Key
 
 from harmopower.features.phrases import sum_phrases
 from harmopower.objectives import search, subsets
@@ -17,7 +19,13 @@ from harmopower.objectives.search import Side, inner_products
 from harmopower.objectives.subsets import How
 
 
-def tree_to_region(s, region_mask, phrase_mask, *, temperature=None):
+def tree_to_region(
+    s: Float[ArrayLike, "*pairs M K"],
+    region_mask: Bool[ArrayLike, "..."],
+    phrase_mask: Bool[ArrayLike, "..."],
+    *,
+    temperature: float | None = None,
+) -> Float[Array, "*pairs"]:
     """T2R: the mean over phrases of the best subset of regions, in closed form (METHOD section 6).
 
     Args:
@@ -35,7 +43,17 @@ def tree_to_region(s, region_mask, phrase_mask, *, temperature=None):
     return subsets.aggregate(how, block, regions, phrase_mask, None)[0].reshape(shape)
 
 
-def region_to_tree(s, region_mask, phrase_mask, *, method="exact", temperature=1e-3, zeta=0.75, samples=256, rng=None):
+def region_to_tree(
+    s: Float[ArrayLike, "*pairs M K"],
+    region_mask: Bool[ArrayLike, "..."],
+    phrase_mask: Bool[ArrayLike, "..."],
+    *,
+    method: str = "exact",
+    temperature: float = 1e-3,
+    zeta: float = 0.75,
+    samples: int = 256,
+    rng: Key[Array, ""] | None = None,
+) -> Float[Array, "*pairs"]:
     """R2T: the mean over all subsets of the regions, the empty one included, of the best phrase (METHOD section 6).
 
     Args:
@@ -56,7 +74,15 @@ def region_to_tree(s, region_mask, phrase_mask, *, method="exact", temperature=1
     return subsets.aggregate(how, block, regions, phrase_mask, drawn)[1].reshape(shape)
 
 
-def dense_scores(regions, region_mask, phrases, phrase_mask, *, rng=None, **how):
+def dense_scores(
+    regions: Float[ArrayLike, "images M D"],
+    region_mask: Bool[ArrayLike, "images M"],
+    phrases: Float[ArrayLike, "texts K D"],
+    phrase_mask: Bool[ArrayLike, "texts K"],
+    *,
+    rng: Key[Array, ""] | None = None,
+    **how,
+) -> Float[Array, "images texts"]:
     """Scores of all image-text pairs at once, the reference of the two sweeps; for small batches only.
 
     Args:
@@ -73,18 +99,18 @@ def dense_scores(regions, region_mask, phrases, phrase_mask, *, rng=None, **how)
 
 
 def powerset_loss(
-    regions,
-    region_mask,
-    phrases,
-    phrase_mask,
+    regions: Float[ArrayLike, "B M D"],
+    region_mask: Bool[ArrayLike, "B M"],
+    phrases: Float[ArrayLike, "B K D"],
+    phrase_mask: Bool[ArrayLike, "B K"],
     *,
-    margin,
-    weight_rows=None,
-    block=None,
-    communication="ring",
-    rng=None,
+    margin: float,
+    weight_rows: Float[ArrayLike, "B"] | None = None,
+    block: int | None = None,
+    communication: str = "ring",
+    rng: Key[Array, ""] | None = None,
     **how,
-):
+) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
     """Triplet loss on the hardest text of every image and the hardest image of every text (METHOD section 6).
 
     `mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed. Inside

@@ -5,12 +5,24 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from harmopower.objectives import contrastive
 from harmopower.objectives.objective import Scale
 
 
-def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=None, communication="ring"):
+def pair_loss(
+    a: Float[ArrayLike, "P D"],
+    b: Float[ArrayLike, "P D"],
+    valid: Bool[ArrayLike, "P"],
+    group: Int[ArrayLike, "P"],
+    logit_scale: Float[ArrayLike, ""],
+    *,
+    duplicates: str = "positives",
+    block: int | None = None,
+    communication: str = "ring",
+) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
     """Symmetric InfoNCE between the valid rows of `a` and `b` (LRC, and GR with texts; METHOD section 5, our choice).
 
     Args:
@@ -35,7 +47,9 @@ def pair_loss(a, b, valid, group, logit_scale, *, duplicates="positives", block=
     return loss, {"pairs": weight.sum(), "accuracy": accuracy}
 
 
-def crop_loss(regions, crops, valid):
+def crop_loss(
+    regions: Float[ArrayLike, "*rows D"], crops: Float[ArrayLike, "*rows D"], valid: Bool[ArrayLike, "*rows"]
+) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
     """`1 - cosine(phi, stop_gradient(embedding of the crop))`, mean over the valid regions (GR `crop`, our choice).
 
     Args:
@@ -57,6 +71,6 @@ def scale_of(settings, scales, name: str) -> jax.Array:
     return scales[name if settings.temperature == "own" else "logit_scale"]
 
 
-def share(valid, region_mask) -> dict[str, jax.Array]:
+def share(valid: Bool[ArrayLike, "B R"], region_mask: Bool[ArrayLike, "B M"]) -> dict[str, Array]:
     """The metric `active`: how many of the regions [B, M] have a pair, of those valid [B, R]."""
     return {"active": valid.sum() / jnp.maximum(region_mask.sum(), 1)}

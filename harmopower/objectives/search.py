@@ -6,7 +6,7 @@ found (METHOD section 6). No matrix of all pairs ever exists, and the gradient i
 """
 
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax import lax
@@ -27,6 +27,7 @@ class Side(NamedTuple):
         return jnp.where(self.mask[..., None], self.vectors, 0)
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """What gives an image-text pair its score. Hashable: it is compiled in, and arrays that it needs are `drawn`."""
 
