@@ -26,11 +26,13 @@ from harmopower.training.signals import StopSignal
 from harmopower.training.watch import NonFiniteError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/scenes.py.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, config, tokenizer.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, metrics, config, tokenizer.", required=True
+)
 ALLOW_CHANGES = flags.DEFINE_string(
     "allow_changes", "", "Keys, comma-separated, in which a resumed run may differ from what made its checkpoints."
 )
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> int:

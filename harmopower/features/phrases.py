@@ -1,15 +1,15 @@
 """Phrases and lexemes: linear maps over the tokens of a caption (METHOD section 3)."""
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from harmopower.arrays import AnyArray
 from harmopower.features.vectors import normalise
 
 
 def sum_phrases(
-    tokens: Float[Array, "B T D"], phrases: Bool[ArrayLike, "B K T"], phrase_norm: str
-) -> tuple[Float[Array, "B K D"], Bool[ArrayLike, "B K"]]:
+    tokens: Float[AnyArray, "B T D"], phrases: Bool[AnyArray, "B K T"], phrase_norm: str
+) -> tuple[Float[Array, "B K D"], Bool[AnyArray, "B K"]]:
     """Powerset phrases: the sum of the L2-normalised token embeddings (METHOD section 3).
 
     Args:
@@ -29,17 +29,18 @@ def sum_phrases(
 
 
 def pool_lexemes(
-    tokens: Float[Array, "B T D"],
-    phrases: Bool[ArrayLike, "B K T"],
-    box_phrase: Int[ArrayLike, "B M"],
-    region_text_tower=None,
-    region_text_content: Bool[ArrayLike, "B R S"] | None = None,
-) -> tuple[Float[Array, "B M D"], Bool[ArrayLike, "B M"]]:
+    tokens: Float[AnyArray, "B T D"],
+    phrases: Bool[AnyArray, "B K T"],
+    box_phrase: Int[AnyArray, "B M"],
+    region_text_tokens: Float[AnyArray, "B R S D"] | None = None,
+    region_text_content: Bool[AnyArray, "B R S"] | None = None,
+) -> tuple[Float[Array, "B M D"], Bool[AnyArray, "B M"]]:
     """Lexemes: the L2-normalised mean of the tokens of a region's phrase, or of its own text where it has no phrase.
 
     Args:
       tokens: [B, T, D]; phrases: bool [B, K, T]; box_phrase: int32 [B, M], index into phrases, -1 for none.
-      region_text_tower, region_text_content: see `gather_features`.
+      region_text_tokens, region_text_content: [B, R, S, D] of the own texts of the first R regions, and bool [B, R, S],
+        which of them are content.
     Returns:
       lexemes [B, M, D] in the type of the tokens, and bool [B, M]: which regions have one.
     """
@@ -47,9 +48,9 @@ def pool_lexemes(
     # The mean and the sum differ by a factor that the normalisation removes.
     summed = jnp.einsum("bmt,btd->bmd", span.astype(tokens.dtype), tokens, preferred_element_type=jnp.float32)
     mask = span.any(-1)
-    if region_text_tower is not None:
+    if region_text_tokens is not None and region_text_content is not None:
         content = region_text_content.astype(tokens.dtype)
-        own = jnp.einsum("brs,brsd->brd", content, region_text_tower.tokens, preferred_element_type=jnp.float32)
+        own = jnp.einsum("brs,brsd->brd", content, region_text_tokens, preferred_element_type=jnp.float32)
         without_text = ((0, 0), (0, mask.shape[1] - content.shape[1]))
         summed = jnp.where(mask[..., None], summed, jnp.pad(own, (*without_text, (0, 0))))
         mask |= jnp.pad(region_text_content.any(-1), without_text)

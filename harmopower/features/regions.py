@@ -1,14 +1,14 @@
 """Regions as linear maps over the patch grid (METHOD section 2)."""
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
+from harmopower.arrays import AnyArray
 from harmopower.features.vectors import normalise
 
 
 def region_weights(
-    boxes: Float[ArrayLike, "*images M 4"], grid: tuple[int, int], mode: str
+    boxes: Real[AnyArray, "*images M 4"], grid: tuple[int, int], mode: str
 ) -> Float[Array, "*images M N"]:
     """The weight of every patch in every box, so that pooling regions is one matmul (METHOD section 2).
 
@@ -33,7 +33,7 @@ def region_weights(
     return weights.reshape(weights.shape[:-2] + (grid[0] * grid[1],))
 
 
-def has_area(boxes: Float[ArrayLike, "*boxes 4"]) -> Bool[ArrayLike, "*boxes"]:
+def has_area(boxes: Real[AnyArray, "*boxes 4"]) -> Bool[AnyArray, "*boxes"]:
     """Whether boxes [..., 4] hold anything: bool [...]."""
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
@@ -65,13 +65,13 @@ _AXIS_WEIGHTS = {"cover": _touched, "overlap": _covered, "roi_align": _bilinear}
 
 
 def pool_regions(
-    tokens: Float[Array, "B N D"],
-    boxes: Float[ArrayLike, "B M 4"],
-    box_valid: Bool[ArrayLike, "B M"],
+    tokens: Float[AnyArray, "B N D"],
+    boxes: Real[AnyArray, "B M 4"],
+    box_valid: Bool[AnyArray, "B M"],
     grid: tuple[int, int],
     mode: str,
-    kept: Int[ArrayLike, "B N"] | None = None,
-) -> tuple[Float[Array, "B M D"], Bool[ArrayLike, "B M"]]:
+    kept: Int[AnyArray, "B N"] | None = None,
+) -> tuple[Float[Array, "B M D"], Bool[AnyArray, "B M"]]:
     """Region features from patch tokens.
 
     Args:

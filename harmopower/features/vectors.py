@@ -2,12 +2,13 @@
 
 from jax import lax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
+
+from harmopower.arrays import AnyArray
 
 
 def normalise(
-    vectors: Float[ArrayLike, "*rows D"], mask: Bool[ArrayLike, "*rows"] | None = None
+    vectors: Float[AnyArray, "*rows D"], mask: Bool[AnyArray, "*rows"] | None = None
 ) -> Float[Array, "*rows D"]:
     """L2-normalises [..., D] in float32; a zero vector, or one outside mask [...], becomes 0 with gradient 0."""
     vectors = jnp.asarray(vectors, jnp.float32)

@@ -1,15 +1,16 @@
 """The two-tower CLIP model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
+from ml_collections import ConfigDict
 
 from harmopower import settings
+from harmopower.arrays import AnyArray
 from harmopower.errors import ConfigError
 from harmopower.models import presets
 from harmopower.models.text import TextTower
@@ -38,11 +39,11 @@ class CLIP(nn.Module):
     text_pool: str
     dense: str
     transformer: Mapping  # what both towers' blocks share: activation, attention, epsilon, dtype, remat, scan_unroll
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
+    pixel_mean: tuple[float, ...]  # of red, green and blue
+    pixel_std: tuple[float, ...]
     learnt: tuple[tuple[str, float, bool], ...] = CLIP_SCALES  # scalars of the losses: name, start, logarithmic
 
-    def setup(self):
+    def setup(self) -> None:
         self.vision = VisionTower(
             self.preset.vision,
             self.preset.shared,
@@ -74,7 +75,7 @@ class CLIP(nn.Module):
         side = self.image_size // self.preset.patch_size
         return side, side
 
-    def encode_image(self, images: Num[ArrayLike, "B H W 3"], kept: Int[ArrayLike, "B N"] | None = None) -> Encoded:
+    def encode_image(self, images: Num[AnyArray, "B H W 3"], kept: Int[AnyArray, "B N"] | None = None) -> Encoded:
         """Encodes images `[B, H, W, 3]`: uint8 pixels, or float pixels already in 0..1. Normalised here, on the device.
 
         With `kept` int32 `[B, N]` only those patches are computed, and `tokens` are theirs (patch dropout).
@@ -82,7 +83,7 @@ class CLIP(nn.Module):
         pixels = images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
         return Encoded(*self.vision((pixels - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std), kept))
 
-    def encode_text(self, ids: Int[ArrayLike, "B T"]) -> Encoded:
+    def encode_text(self, ids: Int[AnyArray, "B T"]) -> Encoded:
         """Encodes token ids `[B, T]`."""
         return Encoded(*self.text(ids))
 
@@ -97,17 +98,17 @@ class CLIP(nn.Module):
         }
 
     def __call__(
-        self, images: Num[ArrayLike, "B H W 3"], ids: Int[ArrayLike, "B T"]
+        self, images: Num[AnyArray, "B H W 3"], ids: Int[AnyArray, "B T"]
     ) -> tuple[Encoded, Encoded, dict[str, Float[Array, ""]]]:
         """Touches every parameter, for `init`; training calls the encoders."""
         return self.encode_image(images), self.encode_text(ids), self.scales()
 
 
-def _scalar(value: float):
+def _scalar(value: float) -> Callable:
     return nn.with_logical_partitioning(nn.initializers.constant(value), ())
 
 
-def grid(config) -> tuple[int, int]:
+def grid(config: ConfigDict) -> tuple[int, int]:
     """Rows and columns of the patch grid of a run's config.
 
     Raises:
@@ -123,13 +124,15 @@ def grid(config) -> tuple[int, int]:
     return side, side
 
 
-def text_pool(config) -> str:
+def text_pool(config: ConfigDict) -> str:
     """How the text tower pools, `eos` or `mean`: what `config.model.text_pool` says, or as the image tower does."""
     like_image = "eos" if config.model.pool == "cls" else "mean"
     return like_image if config.model.text_pool == "auto" else config.model.text_pool
 
 
-def from_config(config, vocabulary: int, eot_id: int, learnt=CLIP_SCALES) -> CLIP:
+def from_config(
+    config: ConfigDict, vocabulary: int, eot_id: int, learnt: Sequence[tuple[str, float, bool]] = CLIP_SCALES
+) -> CLIP:
     """Builds the model of a run's config for a tokenizer of that many ids.
 
     `learnt`: the scalars that the run's objectives learn, each a name, a start, and whether the parameter is the
@@ -154,5 +157,5 @@ def from_config(config, vocabulary: int, eot_id: int, learnt=CLIP_SCALES) -> CLI
         transformer=nn.FrozenDict(transformer),
         pixel_mean=settings.numbers(config.model.pixel_mean),
         pixel_std=settings.numbers(config.model.pixel_std),
-        learnt=tuple(map(tuple, learnt)),
+        learnt=tuple((name, start, logarithmic) for name, start, logarithmic in learnt),
     )

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 import functools
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from harmopower.parallel import rules
 
@@ -27,7 +30,7 @@ def zeros(*axes: str) -> Callable:
     return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
 
-def layer_norm(epsilon: float, dtype, name: str) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
     """LayerNorm with logical axis names; its statistics are computed in float32 whatever `dtype` is."""
     return nn.LayerNorm(
         epsilon=epsilon,
@@ -46,11 +49,11 @@ class Block(nn.Module):
     layers: int  # depth of the whole tower, which scales the initial residual branches as in CLIP
     causal: bool
     activation: str
-    attention: str
+    attention: Literal["xla", "cudnn"]
     epsilon: float
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self) -> None:
         branch = self.width**-0.5 * (2 * self.layers) ** -0.5
         head_dim = self.width // self.heads
         dense = functools.partial(nn.DenseGeneral, dtype=self.dtype)
@@ -69,14 +72,14 @@ class Block(nn.Module):
         )
         self.mlp_out = dense(self.width, kernel_init=normal(branch, "mlp", "embed"), bias_init=zeros("norm"))
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B N width"]) -> Float[Array, "B N width"]:
         """Maps tokens `[B, N, width]` to tokens of the same shape."""
         x = rules.constrain(x)
         query, key, value = jnp.moveaxis(self.qkv(self.norm_1(x)), -3, 0)
         mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal, implementation=self.attention)
         return self._mlp(x + self.out(mixed))
 
-    def value_path(self, x):
+    def value_path(self, x: Float[Array, "B N width"]) -> Float[Array, "B N width"]:
         """The block without attention between tokens: each token reads its own value (CLIPSelf, FG-CLIP)."""
         return self._mlp(x + self.out(self.qkv(self.norm_1(x))[..., 2, :, :]))
 
@@ -92,14 +95,16 @@ class Transformer(nn.Module):
     layers: int
     causal: bool
     activation: str
-    attention: str
+    attention: Literal["xla", "cudnn"]
     epsilon: float
     dtype: jnp.dtype
     remat: str
     scan_unroll: int
 
     @nn.compact
-    def __call__(self, x, value_tokens: bool = False):
+    def __call__(
+        self, x: Float[Array, "B N width"], value_tokens: bool = False
+    ) -> tuple[Float[Array, "B N width"], Float[Array, "B N width"] | None]:
         """Runs the stack on tokens `[B, N, width]`.
 
         Returns:
@@ -127,6 +132,6 @@ class Transformer(nn.Module):
         names = ("width", "heads", "layers", "causal", "activation", "attention", "epsilon", "dtype")
         return {name: getattr(self, name) for name in names}
 
-    def _last_value_path(self, x):
+    def _last_value_path(self, x) -> Any:  # what `apply` gives depends on its arguments
         last = jax.tree.map(lambda leaf: leaf[-1], nn.unbox(self.variables["params"]["blocks"]))
         return Block(**self._block_arguments(), parent=None).apply({"params": last}, x, method="value_path")

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
+from harmopower.arrays import AnyArray
 from harmopower.models import layers
 from harmopower.models.presets import Tower
 from harmopower.parallel import rules
@@ -22,7 +24,7 @@ class TextTower(nn.Module):
     transformer: Mapping
 
     @nn.compact
-    def __call__(self, ids):
+    def __call__(self, ids: Int[AnyArray, "B T"]) -> tuple[Float[Array, "B D"], Float[Array, "B T D"]]:
         """Encodes ids `[B, T]`, T at most the context length: start token, text, end token, padding.
 
         Returns:

@@ -6,9 +6,9 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int32, Key, UInt8
+from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, Real, UInt8
 
+from harmopower.arrays import AnyArray
 from harmopower.models import layers
 from harmopower.models.presets import Tower
 
@@ -37,7 +37,9 @@ class VisionTower(nn.Module):
     transformer: Mapping
 
     @nn.compact
-    def __call__(self, images, kept=None):
+    def __call__(
+        self, images: Float[AnyArray, "B H W 3"], kept: Int[AnyArray, "B N"] | None = None
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B N D"]]:
         """Encodes normalised images `[B, H, W, 3]`.
 
         Args:
@@ -87,7 +89,7 @@ def kept_patches(grid: tuple[int, int], dropout: float) -> int:
     return max(1, round(grid[0] * grid[1] * (1 - dropout)))
 
 
-def draw_patches(key: Key[Array, ""], rows: int, grid: tuple[int, int], dropout: float) -> Int32[Array, "B kept"]:
+def draw_patches(key: PRNGKeyArray, rows: int, grid: tuple[int, int], dropout: float) -> Int32[Array, "B kept"]:
     """Draws the patches that each image keeps (FLIP, Li et al. 2023, arXiv 2212.00794).
 
     Args:
@@ -108,7 +110,7 @@ def draw_patches(key: Key[Array, ""], rows: int, grid: tuple[int, int], dropout:
 
 
 def crop_boxes(
-    images: UInt8[ArrayLike, "B H W 3"], boxes: Float[ArrayLike, "B M 4"], enlargement: float
+    images: UInt8[AnyArray, "B H W 3"], boxes: Real[AnyArray, "B M 4"], enlargement: float
 ) -> Float[Array, "B M H W 3"]:
     """Cuts out each box, enlarged about its centre, and resizes it to the size of the images (bilinear, antialiased).
 

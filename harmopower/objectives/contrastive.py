@@ -11,8 +11,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Real, Shaped
 
+from harmopower.arrays import AnyArray
 from harmopower.parallel import collectives
 
 # Stands for minus infinity; finite, so that a difference of two of them is no NaN.
@@ -39,11 +40,11 @@ class _Sums(NamedTuple):
 
 
 def softmax_loss(
-    image: Float[ArrayLike, "B D"],
-    text: Float[ArrayLike, "B D"],
-    logit_scale: Float[ArrayLike, ""],
+    image: Float[AnyArray, "B D"],
+    text: Float[AnyArray, "B D"],
+    logit_scale: Real[ArrayLike, ""],
     *,
-    weight_rows: Float[ArrayLike, "B"] | None = None,
+    weight_rows: Shaped[AnyArray, "B"] | None = None,
     block: int | None = None,
     communication: str = "ring",
 ) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
@@ -71,12 +72,12 @@ def softmax_loss(
 
 
 def sigmoid_loss(
-    image: Float[ArrayLike, "B D"],
-    text: Float[ArrayLike, "B D"],
-    logit_scale: Float[ArrayLike, ""],
-    logit_bias: Float[ArrayLike, ""],
+    image: Float[AnyArray, "B D"],
+    text: Float[AnyArray, "B D"],
+    logit_scale: Real[ArrayLike, ""],
+    logit_bias: Real[ArrayLike, ""],
     *,
-    weight_rows: Float[ArrayLike, "B"] | None = None,
+    weight_rows: Shaped[AnyArray, "B"] | None = None,
     block: int | None = None,
     communication: str = "ring",
 ) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
@@ -103,11 +104,11 @@ def sigmoid_loss(
 
 
 def info_nce(
-    a: Float[ArrayLike, "P D"],
-    b: Float[ArrayLike, "P D"],
-    valid: Bool[ArrayLike, "P"],
-    group: Int[ArrayLike, "P"],
-    logit_scale: Float[ArrayLike, ""],
+    a: Float[AnyArray, "P D"],
+    b: Float[AnyArray, "P D"],
+    valid: Bool[AnyArray, "P"],
+    group: Int[AnyArray, "P"],
+    logit_scale: Real[ArrayLike, ""],
     *,
     duplicates: str = "positives",
     block: int | None = None,
@@ -144,13 +145,13 @@ def pair_flops(rows: int, width: int, hardware: bool = False) -> float:
     return (4 if hardware else 3) * 2 * rows**2 * width
 
 
-def weighted_mean(values: Shaped[ArrayLike, "*rows"], weight: Float[ArrayLike, "*rows"]) -> Float[Array, ""]:
+def weighted_mean(values: Shaped[AnyArray, "*rows"], weight: Float[AnyArray, "*rows"]) -> Float[Array, ""]:
     """Mean of values [B] over rows of weight [B]; 0 where no row has weight, whatever the values of the others are."""
     total = jnp.sum(jnp.where(weight > 0, values, 0) * weight, dtype=jnp.float32)
     return total / jnp.maximum(jnp.sum(weight, dtype=jnp.float32), 1e-6)
 
 
-def row_weights(features: Float[ArrayLike, "B ..."], weight_rows: Float[ArrayLike, "B"] | None) -> Float[Array, "B"]:
+def row_weights(features: Float[AnyArray, "B ..."], weight_rows: Shaped[AnyArray, "B"] | None) -> Float[Array, "B"]:
     """The weights of the rows of features [B, ...] as float32 [B]; None stands for ones."""
     return jnp.ones(features.shape[0], jnp.float32) if weight_rows is None else jnp.asarray(weight_rows, jnp.float32)
 
@@ -222,9 +223,7 @@ def _info_nce_sums(duplicates, meeting, a, b, valid, group, scale):
     def shard(axes, rows, scale):
         guest, home = rows
         empty = _no_sums(home.valid.shape[0])
-        return collectives.meet(
-            lambda *blocks: tile(*blocks, scale), home, empty, guest, empty, meeting, axes, combine=_merge
-        )
+        return collectives.meet(partial(tile, scale=scale), home, empty, guest, empty, meeting, axes, combine=_merge)
 
     b_sums, a_sums = collectives.over_batch(shard, _two_sides(a, b, valid, group), scale)
     return _finish(a_sums), _finish(b_sums)
@@ -260,7 +259,7 @@ def _info_nce_backward(duplicates, meeting, kept, cotangents):
     def shard(axes, rows, scale):
         (guest, home), a_known, b_known = rows
         return collectives.meet(
-            lambda *blocks: tile(*blocks, scale),
+            partial(tile, scale=scale),
             (home, b_known),
             jnp.zeros(home.features.shape),
             (guest, a_known),

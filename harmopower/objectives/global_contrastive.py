@@ -2,8 +2,11 @@
 
 import math
 
+from jaxtyping import PRNGKeyArray
+
+from harmopower.arrays import AnyArray
 from harmopower.objectives import contrastive
-from harmopower.objectives.objective import Objective, Scale
+from harmopower.objectives.objective import Features, Loss, Objective, Scalars, Scale, Sizes
 
 
 class GlobalContrastive(Objective):
@@ -11,24 +14,26 @@ class GlobalContrastive(Objective):
 
     name = "global_contrastive"
 
-    def loss(self, features, scales, rng):
+    def loss(self, features: Features, scales: Scalars, rng: PRNGKeyArray | None) -> Loss:
         """See `contrastive.softmax_loss` and `contrastive.sigmoid_loss`."""
-        rows = dict(weight_rows=features.weight, communication=self.communication)
+        image, text, weight, communication = features.image, features.text, features.weight, self.communication
+        scale = scales["logit_scale"]
         if self.settings.kind == "sigmoid":
-            bias = scales["logit_bias"]
-            return contrastive.sigmoid_loss(features.image, features.text, scales["logit_scale"], bias, **rows)
-        return contrastive.softmax_loss(features.image, features.text, scales["logit_scale"], **rows)
+            return contrastive.sigmoid_loss(
+                image, text, scale, scales["logit_bias"], weight_rows=weight, communication=communication
+            )
+        return contrastive.softmax_loss(image, text, scale, weight_rows=weight, communication=communication)
 
-    def guest(self, features):
+    def guest(self, features: Features) -> AnyArray:
         """The images."""
         return features.image
 
-    def scales(self):
+    def scales(self) -> tuple[Scale, ...]:
         """SigLIP's and CLIP's own starting points."""
         if self.settings.kind == "sigmoid":
             return Scale("logit_scale", math.log(10.0)), Scale("logit_bias", -10.0, logarithmic=False)
         return (Scale("logit_scale", math.log(1 / 0.07)),)
 
-    def flops(self, sizes, hardware=False):
+    def flops(self, sizes: Sizes, hardware: bool = False) -> float:
         """Pairs of the pooled vectors."""
         return contrastive.pair_flops(sizes.batch, sizes.width, hardware)

@@ -1,8 +1,23 @@
 """GR, HarmoCLIP's global-region alignment: a region against its whole text, or its own crop (METHOD section 5)."""
 
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from harmopower.arrays import AnyArray
 from harmopower.features.vectors import normalise
 from harmopower.objectives import contrastive, region
-from harmopower.objectives.objective import Needs, Objective, flat_rows, valid_pairs
+from harmopower.objectives.objective import (
+    Features,
+    Loss,
+    Needs,
+    Objective,
+    Scalars,
+    Scale,
+    Sizes,
+    Towers,
+    flat_rows,
+    valid_pairs,
+)
 
 SCALE = "global_region_scale"
 
@@ -13,21 +28,21 @@ class GlobalRegion(Objective):
 
     name = "global_region"
 
-    def needs(self):
+    def needs(self) -> Needs:
         """Regions, which of them are equal, and a pass over their texts or crops."""
         crop = self.settings.mode == "crop"
         return Needs(regions=True, groups=True, region_text=not crop, crops=crop)
 
-    def features(self, towers, shared):
+    def features(self, towers: Towers, shared: Features) -> dict[str, AnyArray]:
         """`targets` [B, R, D] L2-normalised, and their `mask` [B, R]: the region has one."""
         if self.settings.mode == "crop":
             if towers.crops is None:
                 raise ValueError("objective.global_region.mode is 'crop' but no crop embeddings were given")
             return {"targets": normalise(towers.crops, shared.region_mask), "mask": shared.region_mask}
-        mask = towers.region_text_content.any(-1)
+        mask = jnp.any(towers.region_text_content, axis=-1)
         return {"targets": normalise(towers.region_text.pooled, mask), "mask": mask}
 
-    def loss(self, features, scales, rng):
+    def loss(self, features: Features, scales: Scalars, rng: PRNGKeyArray | None) -> Loss:
         """See `region.pair_loss` and `region.crop_loss`; `active` is the share of the regions that have a pair."""
         own = features.own[self.name]
         valid = valid_pairs(features, own["mask"])
@@ -36,25 +51,27 @@ class GlobalRegion(Objective):
         if self.settings.mode == "crop":
             loss, metrics = region.crop_loss(phi, own["targets"], valid)
         else:
-            rows = (flat_rows(array) for array in (phi, own["targets"], valid, group))
             loss, metrics = region.pair_loss(
-                *rows,
+                flat_rows(phi),
+                flat_rows(own["targets"]),
+                flat_rows(valid),
+                flat_rows(group),
                 region.scale_of(self.settings, scales, SCALE),
                 duplicates=self.settings.duplicates,
                 communication=self.communication,
             )
         return loss, metrics | region.share(valid, features.region_mask)
 
-    def guest(self, features):
+    def guest(self, features: Features) -> AnyArray | None:
         """The regions whose texts are encoded; a crop stays where its region is."""
         count = features.own[self.name]["mask"].shape[1]
         return None if self.settings.mode == "crop" else flat_rows(features.regions[:, :count])
 
-    def scales(self):
+    def scales(self) -> tuple[Scale, ...]:
         """One, where it has a temperature of its own."""
         return region.own_scale(self.settings, SCALE)
 
-    def flops(self, sizes, hardware=False):
+    def flops(self, sizes: Sizes, hardware: bool = False) -> float:
         """Pairs of the regions whose texts are encoded; crops meet their own region alone, which is no product."""
         if self.settings.mode == "crop":
             return 0.0

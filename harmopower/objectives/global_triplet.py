@@ -4,9 +4,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
+from harmopower.arrays import AnyArray
 from harmopower.objectives import search
-from harmopower.objectives.objective import Objective
+from harmopower.objectives.objective import Features, Loss, Objective, Scalars, Sizes
 from harmopower.objectives.search import Side, inner_products
 
 
@@ -15,17 +17,17 @@ class GlobalTriplet(Objective):
 
     name = "global_triplet"
 
-    def loss(self, features, scales, rng):
+    def loss(self, features: Features, scales: Scalars, rng: PRNGKeyArray | None) -> Loss:
         """See `search.triplet_loss`."""
         images, texts = _side(features.image), _side(features.text)
         how = dict(margin=self.settings.margin, numbers=1, communication=self.communication)
         return search.triplet_loss(_Similarity(), images, texts, features.weight, **how)
 
-    def guest(self, features):
+    def guest(self, features: Features) -> AnyArray:
         """The images."""
         return features.image
 
-    def flops(self, sizes, hardware=False):
+    def flops(self, sizes: Sizes, hardware: bool = False) -> float:
         """Both sweeps; there is nothing that only the hardware sees."""
         return search.matrix_products(sizes.batch, 2 * sizes.width)
 
@@ -39,12 +41,14 @@ def _side(vectors) -> Side:
 class _Similarity:
     """Cosine, of vectors that are normalised."""
 
-    def tile(self, images: Side, texts: Side, drawn) -> jax.Array:
+    def tile(self, images: Side, texts: Side, drawn: AnyArray | None) -> jax.Array:
         return inner_products("imd,jmd->ij", images.vectors, texts.vectors)
 
-    def pairs(self, images: Side, texts: Side, drawn) -> jax.Array:
+    def pairs(self, images: Side, texts: Side, drawn: AnyArray | None) -> jax.Array:
         return inner_products("pmd,pmd->p", images.vectors, texts.vectors)
 
-    def gradients(self, images: Side, texts: Side, cotangent, drawn) -> tuple[jax.Array, jax.Array]:
+    def gradients(
+        self, images: Side, texts: Side, cotangent: AnyArray, drawn: AnyArray | None
+    ) -> tuple[AnyArray, AnyArray]:
         cotangent = cotangent[:, None, None]
         return cotangent * texts.vectors, cotangent * images.vectors

@@ -6,9 +6,17 @@ one line in registry.py. Nothing else asks for an objective by name.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-import jax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+from ml_collections import ConfigDict
+
+from harmopower.arrays import AnyArray
+
+Scalars = Mapping[str, ArrayLike]  # those of `Objective.scales` by name
+Loss = tuple[Float[Array, ""], dict[str, ArrayLike]]  # and metrics by name
+_NOT_ASKED: Any = None  # an objective reads what it has asked for, so what is typed below leaves this out
 
 
 class Needs(NamedTuple):
@@ -39,26 +47,39 @@ class Scale(NamedTuple):
     logarithmic: bool = True
 
 
+class Encoded(Protocol):
+    """What a tower gives, in the shared space and not normalised."""
+
+    @property
+    def pooled(self) -> AnyArray:
+        """[B, D]; of the texts of regions [B, R, D]."""
+        ...
+
+    @property
+    def tokens(self) -> AnyArray:
+        """[B, N, D] or [B, T, D]; of the texts of regions [B, R, S, D]."""
+        ...
+
+
 class Towers(NamedTuple):
     """What features are read from: the batch, and what the towers have made of it, in the shared space.
 
     Attributes:
-      image, text: have `pooled` [B, D] and `tokens` [B, N, D] or [B, T, D], not normalised.
+      image, text: of the images and of the captions.
       batch: mapping with the keys of DESIGN's `Batch` that are needed, and `box_group` int32 [B, M], equal for equal
         texts; `box_alone` bool [B, R] where the data have regions with a text and no phrase; with patch dropout
         `kept_patches` int32 [B, N], which patches the image tokens are.
-      region_text: of the own texts of the first R regions, `pooled` [B, R, D] and `tokens` [B, R, S, D]; None where
-        nobody asks.
+      region_text: of the own texts of the first R regions; None where nobody asks.
       region_text_content: bool [B, R, S], the content tokens of those texts; a region without any has no own text.
       crops: [B, M, D] image embeddings of the enlarged boxes, where somebody asks for them.
     """
 
-    image: Any
-    text: Any
-    batch: Mapping[str, jax.Array]
-    region_text: Any = None
-    region_text_content: jax.Array | None = None
-    crops: jax.Array | None = None
+    image: Encoded
+    text: Encoded
+    batch: Mapping[str, AnyArray]
+    region_text: Encoded = _NOT_ASKED
+    region_text_content: AnyArray = _NOT_ASKED
+    crops: AnyArray = _NOT_ASKED
 
 
 class Features(NamedTuple):
@@ -74,13 +95,13 @@ class Features(NamedTuple):
       own: what each objective adds, by its name.
     """
 
-    image: jax.Array
-    text: jax.Array
-    weight: jax.Array
-    regions: jax.Array | None = None
-    region_mask: jax.Array | None = None
-    group: jax.Array | None = None
-    own: Mapping[str, Mapping[str, jax.Array]] = {}
+    image: AnyArray
+    text: AnyArray
+    weight: AnyArray
+    regions: AnyArray = _NOT_ASKED
+    region_mask: AnyArray = _NOT_ASKED
+    group: AnyArray = _NOT_ASKED
+    own: Mapping[str, Mapping[str, AnyArray]] = {}
 
 
 class Sizes(NamedTuple):
@@ -105,28 +126,28 @@ class Objective:
     """
 
     name: ClassVar[str]
-    settings: Any
+    settings: ConfigDict
     communication: str = "auto"
 
     def needs(self) -> Needs:
         """What it asks of the batch and of the towers."""
         return Needs()
 
-    def features(self, towers: Towers, shared: Features) -> dict[str, jax.Array]:
+    def features(self, towers: Towers, shared: Features) -> dict[str, AnyArray]:
         """What it adds to the features, each [B, ...]; `shared` holds what it has asked for with `needs`."""
         return {}
 
-    def loss(self, features: Features, scales: Mapping[str, jax.Array], rng) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, features: Features, scales: Scalars, rng: PRNGKeyArray | None) -> Loss:
         """The loss over the global batch, without its weight, and metrics.
 
         Args:
           features: of the global batch, inside a mesh sharded on their leading axis.
           scales: the scalars that all objectives have declared, exponentiated where they are logarithmic.
-          rng: key of the step.
+          rng: key of the step; None where nothing is drawn.
         """
         raise NotImplementedError
 
-    def guest(self, features: Features) -> jax.Array | None:
+    def guest(self, features: Features) -> AnyArray | None:
         """Of what the loss reads, the array [B, ...] that travels between shards; None where nothing does."""
         return None
 
@@ -148,11 +169,11 @@ class Objective:
         return 0
 
 
-def valid_pairs(features: Features, has_target: jax.Array) -> jax.Array:
+def valid_pairs(features: Features, has_target: Bool[AnyArray, "B R"]) -> Bool[AnyArray, "B R"]:
     """Which of the first R regions have a target, bool [B, R], and lie in no bad record: bool [B, R]."""
     return features.region_mask[:, : has_target.shape[1]] & has_target & (features.weight > 0)[:, None]
 
 
-def flat_rows(array: jax.Array) -> jax.Array:
+def flat_rows(array: Shaped[AnyArray, "B M ..."]) -> Shaped[AnyArray, "P ..."]:
     """[B, M, ...] -> [B M, ...]; the batch stays the leading axis, so shards stay where they are."""
     return array.reshape((-1,) + array.shape[2:])

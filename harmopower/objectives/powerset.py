@@ -8,21 +8,21 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
+from harmopower.arrays import AnyArray
 from harmopower.features.phrases import sum_phrases
 from harmopower.objectives import search, subsets
 from harmopower.objectives.contrastive import row_weights
-from harmopower.objectives.objective import Needs, Objective
+from harmopower.objectives.objective import Features, Loss, Needs, Objective, Scalars, Sizes, Towers
 from harmopower.objectives.search import Side, inner_products
 from harmopower.objectives.subsets import How
 
 
 def tree_to_region(
-    s: Float[ArrayLike, "*pairs M K"],
-    region_mask: Bool[ArrayLike, "..."],
-    phrase_mask: Bool[ArrayLike, "..."],
+    s: Float[AnyArray, "*pairs M K"],
+    region_mask: Bool[AnyArray, "..."],
+    phrase_mask: Bool[AnyArray, "..."],
     *,
     temperature: float | None = None,
 ) -> Float[Array, "*pairs"]:
@@ -44,15 +44,15 @@ def tree_to_region(
 
 
 def region_to_tree(
-    s: Float[ArrayLike, "*pairs M K"],
-    region_mask: Bool[ArrayLike, "..."],
-    phrase_mask: Bool[ArrayLike, "..."],
+    s: Float[AnyArray, "*pairs M K"],
+    region_mask: Bool[AnyArray, "..."],
+    phrase_mask: Bool[AnyArray, "..."],
     *,
     method: str = "exact",
     temperature: float = 1e-3,
     zeta: float = 0.75,
     samples: int = 256,
-    rng: Key[Array, ""] | None = None,
+    rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*pairs"]:
     """R2T: the mean over all subsets of the regions, the empty one included, of the best phrase (METHOD section 6).
 
@@ -75,13 +75,13 @@ def region_to_tree(
 
 
 def dense_scores(
-    regions: Float[ArrayLike, "images M D"],
-    region_mask: Bool[ArrayLike, "images M"],
-    phrases: Float[ArrayLike, "texts K D"],
-    phrase_mask: Bool[ArrayLike, "texts K"],
+    regions: Float[AnyArray, "images M D"],
+    region_mask: Bool[AnyArray, "images M"],
+    phrases: Float[AnyArray, "texts K D"],
+    phrase_mask: Bool[AnyArray, "texts K"],
     *,
-    rng: Key[Array, ""] | None = None,
-    **how,
+    rng: PRNGKeyArray | None = None,
+    **how: str | float,
 ) -> Float[Array, "images texts"]:
     """Scores of all image-text pairs at once, the reference of the two sweeps; for small batches only.
 
@@ -92,25 +92,25 @@ def dense_scores(
     Returns:
       float32 [B_images, B_texts], differentiable.
     """
-    how = How(**how)
-    how.check_regions(regions.shape[1])
+    scoring = How(**how)  # pyright: ignore[reportArgumentType] - it looks at them itself
+    scoring.check_regions(regions.shape[1])
     images, texts = Side(regions, region_mask), Side(phrases, phrase_mask)
-    return _Scorer(how).tile(images, texts, subsets.draw_subsets(how, regions.shape[1], rng))
+    return _Scorer(scoring).tile(images, texts, subsets.draw_subsets(scoring, regions.shape[1], rng))
 
 
 def powerset_loss(
-    regions: Float[ArrayLike, "B M D"],
-    region_mask: Bool[ArrayLike, "B M"],
-    phrases: Float[ArrayLike, "B K D"],
-    phrase_mask: Bool[ArrayLike, "B K"],
+    regions: Float[AnyArray, "B M D"],
+    region_mask: Bool[AnyArray, "B M"],
+    phrases: Float[AnyArray, "B K D"],
+    phrase_mask: Bool[AnyArray, "B K"],
     *,
     margin: float,
-    weight_rows: Float[ArrayLike, "B"] | None = None,
+    weight_rows: Shaped[AnyArray, "B"] | None = None,
     block: int | None = None,
     communication: str = "ring",
-    rng: Key[Array, ""] | None = None,
-    **how,
-) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
+    rng: PRNGKeyArray | None = None,
+    **how: str | float,
+) -> Loss:
     """Triplet loss on the hardest text of every image and the hardest image of every text (METHOD section 6).
 
     `mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed. Inside
@@ -131,19 +131,19 @@ def powerset_loss(
       loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
       `hard_text` and `hard_image` scores.
     """
-    how = How(**how)
+    scoring = How(**how)  # pyright: ignore[reportArgumentType] - it looks at them itself
     count = regions.shape[1]
-    how.check_regions(count)
+    scoring.check_regions(count)
     return search.triplet_loss(
-        _Scorer(how),
+        _Scorer(scoring),
         Side(regions, region_mask),
         Side(phrases, phrase_mask),
         row_weights(regions, weight_rows),
         margin=margin,
-        numbers=phrases.shape[1] * (count if how.method != "exact" else 2 ** (count - count // 2)),
+        numbers=phrases.shape[1] * (count if scoring.method != "exact" else 2 ** (count - count // 2)),
         block=block,
         communication=communication,
-        drawn=subsets.draw_subsets(how, count, rng),
+        drawn=subsets.draw_subsets(scoring, count, rng),
     )
 
 
@@ -153,26 +153,29 @@ class _Scorer:
 
     how: How
 
-    def tile(self, images: Side, texts: Side, drawn) -> jax.Array:
+    def tile(self, images: Side, texts: Side, drawn: AnyArray | None) -> jax.Array:
         # Phrases lead before the product: what comes out needs no transposition, which would cost more.
         s = inner_products("imd,kjd->imkj", images.real(), texts.vectors.swapaxes(0, 1))
         return self._scores(s, images.mask.sum(1)[:, None], texts.mask.T, drawn)
 
-    def pairs(self, images: Side, texts: Side, drawn) -> jax.Array:
+    def pairs(self, images: Side, texts: Side, drawn: AnyArray | None) -> jax.Array:
         s = inner_products("pmd,pkd->mkp", images.real(), texts.vectors)
         return self._scores(s, images.mask.sum(1), texts.mask.T, drawn)
 
-    def gradients(self, images: Side, texts: Side, cotangent, drawn) -> tuple[jax.Array, jax.Array]:
+    def gradients(
+        self, images: Side, texts: Side, cotangent: AnyArray, drawn: AnyArray | None
+    ) -> tuple[AnyArray, AnyArray]:
         regions = images.real()
         s = inner_products("pmd,pkd->mkp", regions, texts.vectors)
-        slope = sum(subsets.slopes(self.how, s, texts.mask.T, drawn))
-        slope = self._normalise(cotangent, images.mask.sum(1)) * slope
+        tree_to_region, region_to_tree = subsets.slopes(self.how, s, texts.mask.T, drawn)
+        slope = self._normalise(cotangent, images.mask.sum(1)) * (tree_to_region + region_to_tree)
         slope = jnp.where(images.mask.T[:, None, :], slope, 0)
         return inner_products("mkp,pkd->pmd", slope, texts.vectors), inner_products("mkp,pmd->pkd", slope, regions)
 
     def _scores(self, s, regions, phrase_mask, drawn):
         """Of a block [*, M, K, n]: [*, n]."""
-        return self._normalise(sum(subsets.aggregate(self.how, s, regions, phrase_mask, drawn)), regions)
+        tree_to_region, region_to_tree = subsets.aggregate(self.how, s, regions, phrase_mask, drawn)
+        return self._normalise(tree_to_region + region_to_tree, regions)
 
     def _normalise(self, scores, regions):
         return scores / jnp.maximum(regions, 1) if self.how.score_norm == "mean" else scores
@@ -183,16 +186,16 @@ class Powerset(Objective):
 
     name = "powerset"
 
-    def needs(self):
+    def needs(self) -> Needs:
         """Regions and phrases."""
         return Needs(regions=True, phrases=True)
 
-    def features(self, towers, shared):
+    def features(self, towers: Towers, shared: Features) -> dict[str, AnyArray]:
         """`phrases` [B, K, D], sums of L2-normalised leaves, and their `mask` [B, K]."""
         phrases, mask = sum_phrases(towers.text.tokens, towers.batch["phrases"], self.settings.phrase_norm)
         return {"phrases": phrases, "mask": mask}
 
-    def loss(self, features, scales, rng):
+    def loss(self, features: Features, scales: Scalars, rng: PRNGKeyArray | None) -> Loss:
         """See `powerset_loss`. A pair without a region or without a phrase is no row and no negative."""
         own, settings = features.own[self.name], self.settings
         usable = features.region_mask.any(1) & own["mask"].any(1)
@@ -208,16 +211,16 @@ class Powerset(Objective):
             **{field.name: settings[field.name] for field in dataclasses.fields(How)},
         )
 
-    def guest(self, features):
+    def guest(self, features: Features) -> AnyArray:
         """Regions or phrases, whichever are fewer."""
         return search.traveller(features.regions, features.own[self.name]["phrases"])
 
-    def flops(self, sizes, hardware=False):
+    def flops(self, sizes: Sizes, hardware: bool = False) -> float:
         """Both sweeps; there is nothing that only the hardware sees."""
         drawn = self.settings.samples if self.settings.method == "sampled" else 0
         return matrix_products(sizes.batch, sizes.regions, sizes.phrases, sizes.width, drawn)
 
-    def pooled(self, sizes):
+    def pooled(self, sizes: Sizes) -> int:
         """Every token of the caption for every phrase."""
         return sizes.phrases * sizes.tokens
 

@@ -2,27 +2,28 @@
 
 import math
 
-import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
+from ml_collections import ConfigDict
 
+from harmopower.arrays import AnyArray
 from harmopower.objectives import contrastive
-from harmopower.objectives.objective import Scale
+from harmopower.objectives.objective import Loss, Scalars, Scale
 
 
 def pair_loss(
-    a: Float[ArrayLike, "P D"],
-    b: Float[ArrayLike, "P D"],
-    valid: Bool[ArrayLike, "P"],
-    group: Int[ArrayLike, "P"],
-    logit_scale: Float[ArrayLike, ""],
+    a: Float[AnyArray, "P D"],
+    b: Float[AnyArray, "P D"],
+    valid: Bool[AnyArray, "P"],
+    group: Int[AnyArray, "P"],
+    logit_scale: Real[ArrayLike, ""],
     *,
     duplicates: str = "positives",
     block: int | None = None,
     communication: str = "ring",
-) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
+) -> Loss:
     """Symmetric InfoNCE between the valid rows of `a` and `b` (LRC, and GR with texts; METHOD section 5, our choice).
 
     Args:
@@ -48,8 +49,8 @@ def pair_loss(
 
 
 def crop_loss(
-    regions: Float[ArrayLike, "*rows D"], crops: Float[ArrayLike, "*rows D"], valid: Bool[ArrayLike, "*rows"]
-) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
+    regions: Float[AnyArray, "*rows D"], crops: Float[AnyArray, "*rows D"], valid: Bool[AnyArray, "*rows"]
+) -> Loss:
     """`1 - cosine(phi, stop_gradient(embedding of the crop))`, mean over the valid regions (GR `crop`, our choice).
 
     Args:
@@ -61,16 +62,16 @@ def crop_loss(
     return contrastive.weighted_mean(1 - cosine, weight), {"pairs": weight.sum()}
 
 
-def own_scale(settings, name: str) -> tuple[Scale, ...]:
+def own_scale(settings: ConfigDict, name: str) -> tuple[Scale, ...]:
     """The scale of that name, which an objective learns if its `temperature` is "own"; it starts as CLIP's."""
     return (Scale(name, math.log(1 / 0.07)),) if settings.temperature == "own" else ()
 
 
-def scale_of(settings, scales, name: str) -> jax.Array:
+def scale_of(settings: ConfigDict, scales: Scalars, name: str) -> ArrayLike:
     """The scale of an objective: its own of that name, or the `logit_scale` shared with the global objective."""
     return scales[name if settings.temperature == "own" else "logit_scale"]
 
 
-def share(valid: Bool[ArrayLike, "B R"], region_mask: Bool[ArrayLike, "B M"]) -> dict[str, Array]:
+def share(valid: Bool[AnyArray, "B R"], region_mask: Bool[AnyArray, "B M"]) -> dict[str, Array]:
     """The metric `active`: how many of the regions [B, M] have a pair, of those valid [B, R]."""
     return {"active": valid.sum() / jnp.maximum(region_mask.sum(), 1)}

@@ -11,7 +11,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
 
+from harmopower.arrays import AnyArray
 from harmopower.objectives.contrastive import weighted_mean
 from harmopower.parallel import collectives
 
@@ -19,8 +22,8 @@ from harmopower.parallel import collectives
 class Side(NamedTuple):
     """Images or texts: vectors [b, M, D] each, and which of them are real, bool [b, M]."""
 
-    vectors: jax.Array
-    mask: jax.Array
+    vectors: AnyArray
+    mask: AnyArray
 
     def real(self) -> jax.Array:
         """The vectors, those that are not real 0."""
@@ -29,24 +32,35 @@ class Side(NamedTuple):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What gives an image-text pair its score. Hashable: it is compiled in, and arrays that it needs are `drawn`."""
+    """What gives an image-text pair its score. Hashable: it is compiled in, and what it needs of arrays is `drawn`."""
 
-    def tile(self, images: Side, texts: Side, drawn) -> jax.Array:
+    def tile(self, images: Side, texts: Side, drawn: AnyArray | None) -> jax.Array:
         """Scores of all pairs of some images and some texts: float32 [images, texts]."""
         ...
 
-    def pairs(self, images: Side, texts: Side, drawn) -> jax.Array:
+    def pairs(self, images: Side, texts: Side, drawn: AnyArray | None) -> jax.Array:
         """Scores of image p and text p: float32 [pairs]."""
         ...
 
-    def gradients(self, images: Side, texts: Side, cotangent, drawn) -> tuple[jax.Array, jax.Array]:
+    def gradients(
+        self, images: Side, texts: Side, cotangent: AnyArray, drawn: AnyArray | None
+    ) -> tuple[AnyArray, AnyArray]:
         """Gradients of the sum of `cotangent` [pairs] times `pairs` by the vectors of both sides, float32."""
         ...
 
 
 def triplet_loss(
-    scorer: Scorer, images: Side, texts: Side, weight, *, margin, numbers, communication, block=None, drawn=None
-):
+    scorer: Scorer,
+    images: Side,
+    texts: Side,
+    weight: Float[AnyArray, "B"],
+    *,
+    margin: float,
+    numbers: int,
+    communication: str,
+    block: int | None = None,
+    drawn: AnyArray | None = None,
+) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
     """`mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed.
 
     Inside a mesh (`jax.set_mesh`) every shard of the batch searches its own texts against the images of all shards, or
@@ -60,7 +74,7 @@ def triplet_loss(
       numbers: in the largest array that `scorer.tile` makes, a pair; chooses the rows of a tile.
       block: rows of a tile; None chooses.
       communication: how shards meet (see `harmopower.parallel.collectives`).
-      drawn: tree of arrays that the scorer needs, the same for all pairs.
+      drawn: what the scorer needs of arrays, the same for all pairs.
     Returns:
       loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
       `hard_text` and `hard_image` scores.
@@ -69,11 +83,18 @@ def triplet_loss(
     travelling = traveller(images.vectors, texts.vectors)
     meeting = collectives.arrange(travelling, block, collectives.tile_rows(numbers), communication)
     padded = collectives.pad_rows((images, texts, weight > 0), meeting.block)
-    found = (scores[:rows] for scores in _triplet_scores(scorer, meeting, *padded, drawn))
-    return loss_of_scores(*found, margin, weight)
+    found = _triplet_scores(scorer, meeting, *padded, drawn)
+    own, hard_text, hard_image = (scores[:rows] for scores in found)
+    return loss_of_scores(own, hard_text, hard_image, margin, weight)
 
 
-def loss_of_scores(own, hard_text, hard_image, margin, weight):
+def loss_of_scores(
+    own: Float[AnyArray, "B"],
+    hard_text: Float[AnyArray, "B"],
+    hard_image: Float[AnyArray, "B"],
+    margin: float,
+    weight: Float[AnyArray, "B"],
+) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
     """Loss and metrics from the three scores [B] of every row; a score of -inf is a row without a negative."""
     above_text, above_image = (hard - own + margin for hard in (hard_text, hard_image))
     loss = weighted_mean(jax.nn.relu(above_text), weight) + weighted_mean(jax.nn.relu(above_image), weight)
@@ -102,7 +123,7 @@ def matrix_products(batch: int, products: int) -> int:
     return (batch * batch + batch + 3 * 3 * batch) * products
 
 
-def inner_products(equation: str, *arrays) -> jax.Array:
+def inner_products(equation: str, *arrays: AnyArray) -> jax.Array:
     """Einsum with float32 sums, and with float32 inputs not rounded to a shorter type first."""
     return jnp.einsum(equation, *arrays, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
@@ -127,7 +148,7 @@ def _best_along(scores, index, axis: int) -> _Best:
     return _Best(scores.max(axis), index[scores.argmax(axis)])
 
 
-def traveller(images, texts):
+def traveller(images: Shaped[AnyArray, "B M D"], texts: Shaped[AnyArray, "B K D"]) -> Shaped[AnyArray, "B _ D"]:
     """Which of images [B, M, D] and texts [B, K, D] travels: those with fewer vectors a row."""
     return images if images.shape[1] <= texts.shape[1] else texts
 
@@ -202,7 +223,8 @@ def _backward(scorer, meeting, kept, cotangents):
     d_images, d_texts = collectives.over_batch(
         partial(_shard_gradient, scorer, meeting), (images, texts, index, hardest, d_own), drawn
     )
-    by_side = lambda gradient, side: Side(gradient.astype(side.vectors.dtype), None)
+    # A mask has no gradient.
+    by_side = lambda gradient, side: Side(gradient.astype(side.vectors.dtype), None)  # pyright: ignore[reportArgumentType]
     return by_side(d_images, images), by_side(d_texts, texts), None, None
 
 

@@ -12,7 +12,9 @@ from functools import partial
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from harmopower.arrays import AnyArray
 from harmopower.config import MAX_EXACT_REGIONS
 from harmopower.objectives.contrastive import NOTHING
 
@@ -39,7 +41,7 @@ class How:
         if self.method == "nla" and not self.temperature > 0:
             raise ValueError(f"objective.powerset.temperature is {self.temperature}; nla needs one above 0")
 
-    def check_regions(self, regions: int):
+    def check_regions(self, regions: int) -> None:
         """Raises ValueError where `exact` would have to enumerate too many subsets."""
         if self.method == "exact" and regions > MAX_EXACT_REGIONS:
             raise ValueError(
@@ -48,7 +50,7 @@ class How:
             )
 
 
-def draw_subsets(how: How, regions: int, rng):
+def draw_subsets(how: How, regions: int, rng: PRNGKeyArray | None) -> Float[Array, "samples M"] | None:
     """The uniform subsets of "sampled" as float32 [samples, M] of 0 and 1; None for the other methods."""
     if how.method != "sampled":
         return None
@@ -60,7 +62,9 @@ def draw_subsets(how: How, regions: int, rng):
 # --- a block of scores: values and slopes --------------------------------------------------------------------------
 
 
-def to_block(s, region_mask, phrase_mask):
+def to_block(
+    s: Float[AnyArray, "*pairs M K"], region_mask: Bool[AnyArray, "..."], phrase_mask: Bool[AnyArray, "..."]
+) -> tuple[Float[Array, "M K n"], Int[Array, "n"], Bool[Array, "K n"], tuple[int, ...]]:
     """[..., M, K] -> block [M, K, pairs], number of regions [pairs], phrase mask [K, pairs], and the leading shape."""
     shape = s.shape[:-2]
     region_mask = jnp.broadcast_to(region_mask, s.shape[:-1]).reshape(-1, s.shape[-2])
@@ -70,7 +74,13 @@ def to_block(s, region_mask, phrase_mask):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def aggregate(how: How, s, regions, phrase_mask, subsets):
+def aggregate(
+    how: How,
+    s: Float[AnyArray, "*tile M K n"],
+    regions: Shaped[AnyArray, "..."],
+    phrase_mask: Bool[AnyArray, "K n"],
+    subsets: Float[AnyArray, "samples M"] | None,
+) -> tuple[Float[Array, "*tile n"], Float[Array, "*tile n"]]:
     """T2R and R2T of a block of scores [*, M, K, n]: two arrays [*, n].
 
     The derivative keeps `s` and nothing else: softplus, subset sums and winners are computed again.
@@ -94,17 +104,22 @@ def _aggregate_backward(how, kept, cotangents):
 aggregate.defvjp(_aggregate_forward, _aggregate_backward)
 
 
-def slopes(how: How, s, phrase_mask, subsets):
+def slopes(
+    how: How,
+    s: Float[AnyArray, "*tile M K n"],
+    phrase_mask: Bool[AnyArray, "K n"],
+    subsets: Float[AnyArray, "samples M"] | None,
+) -> tuple[Float[Array, "*tile M K n"], Float[Array, "*tile M K n"]]:
     """Derivatives of T2R and R2T by s [*, M, K, n]: two arrays of its shape, 0 for masked phrases.
 
     For masked regions they are arbitrary: their scores are constants.
     """
     if how.method == "nla":
-        slopes = _nla_slopes(how, s, phrase_mask)
+        tree_to_region, region_to_tree = _nla_slopes(how, s, phrase_mask)
     else:
         winners = _exact_slope if how.method == "exact" else partial(_sampled_slope, subsets=subsets)
-        slopes = (s > 0) / _phrase_count(phrase_mask), winners(s, phrase_mask)
-    return tuple(jnp.where(phrase_mask, slope, 0) for slope in slopes)
+        tree_to_region, region_to_tree = (s > 0) / _phrase_count(phrase_mask), winners(s, phrase_mask)
+    return jnp.where(phrase_mask, tree_to_region, 0), jnp.where(phrase_mask, region_to_tree, 0)
 
 
 def _phrase_count(phrase_mask):
@@ -119,7 +134,10 @@ def _zero_without_phrases(values, phrase_mask):
     return jnp.where(phrase_mask.any(-2), values, 0)
 
 
-def closed_tree_to_region(s, phrase_mask):
+def closed_tree_to_region(
+    s: Float[AnyArray, "*tile M K n"], phrase_mask: Bool[AnyArray, "K n"]
+) -> Float[Array, "*tile n"]:
+    """T2R of a block of scores, the sum of what is above 0: [*, n]."""
     return _mean_over_phrases(jax.nn.relu(s).sum(-3), phrase_mask)
 
 

@@ -7,15 +7,18 @@ the registry's business: every function here composes what the objectives say of
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
 
 from harmopower.features import regions
 from harmopower.features.vectors import normalise
 from harmopower.objectives import registry
-from harmopower.objectives.objective import Features, Needs, Objective, Scale, Sizes, Towers
+from harmopower.objectives.objective import Features, Needs, Objective, Scalars, Scale, Sizes, Towers
 from harmopower.parallel import collectives
 
 
-def objectives(settings) -> list[Objective]:
+def objectives(settings: ConfigDict) -> list[Objective]:
     """All objectives with their settings.
 
     Args:
@@ -24,28 +27,28 @@ def objectives(settings) -> list[Objective]:
     return [kind(settings[kind.name], settings.communication) for kind in registry.OBJECTIVES]
 
 
-def switched_on(settings) -> list[Objective]:
+def switched_on(settings: ConfigDict) -> list[Objective]:
     """Those whose weight is above 0; of the others nothing is built."""
     return [objective for objective in objectives(settings) if objective.settings.weight > 0]
 
 
-def active(settings) -> Needs:
+def active(settings: ConfigDict) -> Needs:
     """What the objectives that are switched on together ask of the batch and of the towers."""
     asked = [objective.needs() for objective in switched_on(settings)]
     return Needs(*(any(answers) for answers in zip(*asked))) if asked else Needs()
 
 
-def scales(settings) -> tuple[Scale, ...]:
+def scales(settings: ConfigDict) -> tuple[Scale, ...]:
     """The scalars that a model of these settings learns."""
     return tuple(scale for objective in objectives(settings) for scale in objective.scales())
 
 
-def loss_flops(settings, sizes: Sizes, hardware: bool = False) -> dict[str, float]:
+def loss_flops(settings: ConfigDict, sizes: Sizes, hardware: bool = False) -> dict[str, float]:
     """Matrix products of value and gradient of each objective that is switched on, by name, all devices together."""
     return {objective.name: objective.flops(sizes, hardware) for objective in switched_on(settings)}
 
 
-def meetings(settings, features: Features) -> dict[str, tuple[str, int]]:
+def meetings(settings: ConfigDict, features: Features) -> dict[str, tuple[str, int]]:
     """How shards of the batch meet in each objective that is switched on and in which rows travel: by its name, "ring"
     or "gather", and the bytes a device that gathering takes. Of `features` only shapes and types are read."""
     found = {}
@@ -60,7 +63,7 @@ def meetings(settings, features: Features) -> dict[str, tuple[str, int]]:
 # --- first stage: features -----------------------------------------------------------------------------------------
 
 
-def gather_features(towers: Towers, settings, grid: tuple[int, int]) -> Features:
+def gather_features(towers: Towers, settings: ConfigDict, grid: tuple[int, int]) -> Features:
     """Reads the vectors that the objectives need from the outputs of the towers (METHOD sections 1 to 3, 5).
 
     Args:
@@ -84,7 +87,9 @@ def gather_features(towers: Towers, settings, grid: tuple[int, int]) -> Features
 # --- second stage: the loss ----------------------------------------------------------------------------------------
 
 
-def total_loss(features: Features, learnt, settings, step, rng):
+def total_loss(
+    features: Features, learnt: Scalars, settings: ConfigDict, step: Int[ArrayLike, ""], rng: PRNGKeyArray | None
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of the objectives that are switched on (METHOD section 7), over the global batch.
 
     Args:
@@ -92,7 +97,7 @@ def total_loss(features: Features, learnt, settings, step, rng):
       learnt: mapping of the scalars of `scales`, exponentiated where they are logarithmic.
       settings: `config.objective`.
       step: scalar, for the warm-ups.
-      rng: key, for what is drawn.
+      rng: key, for what is drawn; None where nothing is.
     Returns:
       loss, and float32 metrics: `loss/total`, and for each active term `loss/NAME`, `weight/NAME`, `NAME/...`.
     """
@@ -107,7 +112,7 @@ def total_loss(features: Features, learnt, settings, step, rng):
     return total, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
 
-def warm_up(term, step) -> jax.Array:
+def warm_up(term: ConfigDict, step: Int[ArrayLike, ""]) -> Float[Array, ""]:
     """The weight of a term at a step: it grows linearly over `warmup_steps`, if there are any, then stays."""
     steps = term.get("warmup_steps", 0)
     return jnp.float32(term.weight) * (jnp.minimum((step + 1) / steps, 1) if steps else 1)
