@@ -229,7 +229,7 @@ SUBCOMMANDS = {
         benchmark_step.show,
     ),
     "data": Subcommand(
-        "the training data: time to the first batch and memory in flight, old form against new",
+        "the data: rows of the training pipeline, the first batch, opening, preparing",
         benchmark_data.add_arguments,
         benchmark_data.measure,
         benchmark_data.show,

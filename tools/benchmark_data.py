@@ -20,15 +20,10 @@ from rich.table import Table
 from harmopower.data import files, pipeline, records, rows, tokenize
 from harmopower.data.annotations import overlays
 from harmopower.data.preparing import shards
+from tools import benchmark_rows
 from tools.benchmark_prepare import measure_prepare, show_prepare
-from tools.photographs import photographs
+from tools.photographs import CAPTIONS, make_example, photograph_data, photographs
 
-CAPTIONS = (
-    "a person in an orange suit stands in front of a flag and a model of a rocket",
-    "a cup of coffee with a spoon on a wooden table",
-    "a red motorcycle is parked in a garage beside a shelf full of boxes",
-    "a pagoda stands on a hill above a lake under a hazy sky",
-)
 _SETTLED, _SETTLED_TICKS = 3.0, 20  # workers that use less processor time than this in so many seconds are idle
 
 
@@ -48,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--batch", type=int, default=512, help="rows of the host's batch, for first_batch")
     parser.add_argument("--workers", type=int, default=2, help="worker processes, for first_batch")
     parser.add_argument("--threads", type=int, default=2, help="threads of each of them, for first_batch")
-    parser.add_argument("--image-size", type=int, default=224, help="side of the image of a row, for first_batch")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the image of a row")
+    benchmark_rows.add_arguments(parser)
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -61,47 +57,6 @@ def show(result: dict, console: Console):
     for name in PARTS:
         if name in result:
             PARTS[name].show(result[name], console)
-
-
-@contextlib.contextmanager
-def photograph_data(count: int, size: tuple[int, int]) -> Iterator[tuple[records.Source, tokenize.Tokenizer]]:
-    """A data set of photographs with captions, phrases and regions on disk, for as long as the context lasts."""
-    with tempfile.TemporaryDirectory() as folder:
-        images = photographs(count, size)
-        records.write(folder, {"train": (_example(i, image) for i, image in enumerate(images))}, name="photographs")
-        yield records.read(folder, "train"), tokenize.Tokenizer.train(CAPTIONS * 9, 400)
-
-
-def _example(index: int, image: bytes) -> records.Example:
-    caption = CAPTIONS[index % len(CAPTIONS)]
-    words = [(start, start + len(word)) for start, word in _words(caption)]
-    spans = [(words[i][0], words[min(i + 3, len(words) - 1)][1]) for i in range(0, len(words) - 1, 2)]
-    phrases = [(0, len(caption)), *spans]
-    return {
-        "id": f"{index:06d}",
-        "image": image,
-        "captions": [caption],
-        "phrases": [{"caption": 0, "start": start, "end": end, "label": "NP"} for start, end in phrases],
-        "regions": [
-            {
-                "box": [0.1 * i, 0.1 * i, 0.1 * i + 0.4, 0.1 * i + 0.5],
-                "caption": 0,
-                "start": start,
-                "end": end,
-                "text": "",
-                "label": "",
-            }
-            for i, (start, end) in enumerate(spans[:5])
-        ],
-        "negatives": [],
-    }
-
-
-def _words(text: str) -> Iterator[tuple[int, str]]:
-    start = 0
-    for word in text.split(" "):
-        yield start, word
-        start += len(word) + 1
 
 
 # --- first_batch ---------------------------------------------------------------------------------------------------
@@ -226,7 +181,7 @@ def measure_overlays(options: argparse.Namespace) -> dict:
     """Processor seconds a row, with the phrases and regions in the records and with the same ones in two overlays."""
     with tempfile.TemporaryDirectory() as folder:
         images = photographs(options.photographs, (256, 192))
-        records.write(folder, {"train": (_example(i, image) for i, image in enumerate(images))}, name="photographs")
+        records.write(folder, {"train": (make_example(i, image) for i, image in enumerate(images))}, name="photographs")
         plain = records.read(folder, "train")
         for name in ("phrases", "regions"):
             _lay_beside(folder, name, plain)
@@ -265,6 +220,16 @@ def show_overlays(result: dict, console: Console):
 
 
 PARTS = {
+    "rows": Part(
+        "rows of the training pipeline a second and core, against bare decode-and-resize",
+        benchmark_rows.measure_rows,
+        benchmark_rows.show_rows,
+    ),
+    "open": Part(
+        "time to the first record of a large data set, and memory",
+        benchmark_rows.measure_open,
+        benchmark_rows.show_open,
+    ),
     "overlays": Part(
         "a row with two overlays against one whose record has the same phrases and regions",
         measure_overlays,

@@ -1,12 +1,23 @@
 """JPEG photographs for benchmarks of the data: real ones that libraries ship, their crops, and generated ones."""
 
+from collections.abc import Iterator
+import contextlib
 import functools
 import io
 from pathlib import Path
+import tempfile
 
 import numpy as np
 from PIL import Image
 
+from harmopower.data import records, tokenize
+
+CAPTIONS = (
+    "a person in an orange suit stands in front of a flag and a model of a rocket",
+    "a cup of coffee with a spoon on a wooden table",
+    "a red motorcycle is parked in a garage beside a shelf full of boxes",
+    "a pagoda stands on a hill above a lake under a hazy sky",
+)
 _SHIPPED = {
     "skimage.data": (
         "astronaut.png",
@@ -79,3 +90,44 @@ def _encode(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def photograph_data(count: int, size: tuple[int, int]) -> Iterator[tuple[records.Source, tokenize.Tokenizer]]:
+    """A data set of photographs with captions, phrases and regions on disk, for as long as the context lasts."""
+    with tempfile.TemporaryDirectory() as folder:
+        examples = map(make_example, range(count), photographs(count, size))
+        records.write(folder, {"train": examples}, name="photographs")
+        yield records.read(folder, "train"), tokenize.Tokenizer.train(CAPTIONS * 9, 400)
+
+
+def make_example(index: int, image: bytes) -> records.Example:
+    caption = CAPTIONS[index % len(CAPTIONS)]
+    words = [(start, start + len(word)) for start, word in _words(caption)]
+    spans = [(words[i][0], words[min(i + 3, len(words) - 1)][1]) for i in range(0, len(words) - 1, 2)]
+    phrases = [(0, len(caption)), *spans]
+    return {
+        "id": f"{index:06d}",
+        "image": image,
+        "captions": [caption],
+        "phrases": [{"caption": 0, "start": start, "end": end, "label": "NP"} for start, end in phrases],
+        "regions": [
+            {
+                "box": [0.1 * i, 0.1 * i, 0.1 * i + 0.4, 0.1 * i + 0.5],
+                "caption": 0,
+                "start": start,
+                "end": end,
+                "text": "",
+                "label": "",
+            }
+            for i, (start, end) in enumerate(spans[:5])
+        ],
+        "negatives": [],
+    }
+
+
+def _words(text: str) -> Iterator[tuple[int, str]]:
+    start = 0
+    for word in text.split(" "):
+        yield start, word
+        start += len(word) + 1
