@@ -98,7 +98,7 @@ class CLIP(nn.Module):
         }
 
     def __call__(
-        self, images: Num[AnyArray, "B H W 3"], ids: Int[AnyArray, "B T"]
+        self, images: Num[AnyArray, "B H W 3"], ids: Int[AnyArray, "C T"]
     ) -> tuple[Encoded, Encoded, dict[str, Float[Array, ""]]]:
         """Touches every parameter, for `init`; training calls the encoders."""
         return self.encode_image(images), self.encode_text(ids), self.scales()
