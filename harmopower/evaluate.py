@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         folder = published.folder(model, OUTPUT.value, changes.get("data.tokenizer", ""))
         found[model] = evaluate(folder, os.path.join(OUTPUT.value, published.slug(model)), changes)
     if jax.process_index() == 0:
-        path = OUTPUT.value if MODEL.value else WORKDIR.value
+        path = OUTPUT.value if MODEL.value or WORKDIR.value is None else WORKDIR.value
         written = tables.write(path, {name: each for name, each in found.items() if each.metrics})
         print("written: " + ", ".join(written))
 
@@ -74,7 +74,9 @@ def evaluate(workdir: str, output: str, changes: dict, step: int | None = None) 
     with jax.set_mesh(mesh):
         step, params = runs.load_params(workdir, model, mesh, step)
         keep = lambda encoder: kept.KeptIn(output, encoder, AGAIN.value)
-        return runs.evaluation(config, output, model, tokenizer, keep=keep)(params, step)
+        found = runs.evaluation(config, output, model, tokenizer, keep=keep)(params, step)
+    assert found is not None  # nothing has asked it to stop
+    return found
 
 
 def overrides(given: dict) -> dict:

@@ -61,8 +61,9 @@ def _read_merges(path) -> list[tuple[str, str]]:
             lines = file.read().split("\n")[1 : _MERGES + 1]  # the first line is a version
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"it is not a gzip file of merges: {error}") from error
-    merges = [tuple(line.split()) for line in lines]
-    if len(merges) < _MERGES or any(len(pair) != 2 for pair in merges):
+    words = [line.split() for line in lines]
+    merges = [(pair[0], pair[1]) for pair in words if len(pair) == 2]
+    if len(merges) < _MERGES or len(merges) != len(words):
         raise ValueError(f"it does not begin with {_MERGES} lines of two tokens each")
     return merges
 

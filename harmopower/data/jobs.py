@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 import dataclasses
 import functools
+import logging
 import multiprocessing
 import os
 from pathlib import Path
@@ -143,6 +144,7 @@ def _in_a_pool(perform: Work, numbers: list[int], workers: int) -> Iterator[tupl
 def _end_with_parent() -> None:
     """A worker whose parent was killed would wait for it for ever; Ctrl-C ends it without a traceback of its own."""
     parent = multiprocessing.parent_process()
+    assert parent is not None, "this is no worker"
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     def watch() -> None:
@@ -155,11 +157,12 @@ def _end_with_parent() -> None:
 def _on_ray(perform: Work, numbers: Iterable[int], address: str) -> Iterator[tuple[int, dict]]:
     try:
         import ray  # an extra, and slow to import
+        import ray.exceptions
     except ImportError as error:
         raise JobError("--ray needs Ray; install the extra: pip install 'harmopower[ray]'") from error
     _refuse_unreachable(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise JobError(f"--ray {address}: no cluster can be reached there: {error}") from error
     remote = ray.remote(max_retries=_RETRIES, num_cpus=1)(_call)

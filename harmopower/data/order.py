@@ -38,17 +38,23 @@ class Order:
 
     def __getitem__(self, place: int) -> int:
         if self.shuffle == "global":
-            return _permutation(self.groups, self.seed)[place]
+            return _permuted(self.groups, self.seed, place)
         epoch, place = divmod(place, self.groups)
         window, inside = divmod(place, self.block * self.blocks)
         first = window * self.block * self.blocks
         length = min(self.block * self.blocks, self.groups - first)
-        inside = _permutation(length, _seed(self.seed, epoch, 1, window))[inside]
+        inside = _permuted(length, _seed(self.seed, epoch, 1, window), inside)
         block, member = divmod(first + inside, self.block)
         whole = self.groups // self.block
         if block < whole:  # the groups that fill no block stay at the end; the turn makes them others each epoch
-            block = _permutation(whole, _seed(self.seed, epoch, 0))[block]
+            block = _permuted(whole, _seed(self.seed, epoch, 0), block)
         return (block * self.block + member + _turn(self.groups, self.seed, epoch)) % self.groups
+
+
+def _permuted(length: int, seed: int, place: int) -> int:
+    index = _permutation(length, seed)[place]
+    assert index is not None  # only what a filter leaves out is
+    return index
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import itertools
 import threading
 
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] - a compiled module
 
 OPEN_FILES = 128
 # Without threads and buffers of its own: a record is read alone, and somewhere else than the one before.

@@ -25,6 +25,7 @@ import numpy as np
 import tenacity
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info as tfds_info
+from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.proto import tf_example_pb2
 
 from harmopower.data import images, reading
@@ -42,6 +43,7 @@ _LISTS = {
 _TEXTS = ("label", "text", "kind")
 # What array_record lets out for a disk that fails and for bytes that are damaged: its C++ errors are RuntimeErrors.
 _READ_ERRORS = (OSError, RuntimeError)
+_Stored = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue] - made when the module is imported
 _TRIES, _FIRST_WAIT = 3, 0.5  # more tries, and the seconds before the second of them, then doubled
 
 
@@ -83,7 +85,7 @@ def write(directory, splits: Mapping[str, Iterable[Example]], *, name: str, meta
     writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD, file_format="array_record")
     writer.initialize_splits(list(splits))
     for split, examples in splits.items():
-        writer.add_examples({split: map(_encodable, examples)})
+        writer.add_examples({split: map(_encodable, examples)})  # pyright: ignore[reportArgumentType] - it iterates once
     writer.close_all()
 
 
@@ -166,7 +168,7 @@ def metadata(directory) -> dict:
 
 
 def _builder(directory):
-    return tfds.core.read_only_builder.builder_from_directory(find_directory(directory))
+    return read_only_builder.builder_from_directory(find_directory(directory))
 
 
 def find_directory(directory) -> Path:
@@ -230,6 +232,7 @@ class Source:
                 f"record {index} in {self._file(index)} cannot be read, tried {_TRIES + 1} times: {error}; mend the "
                 "disk or prepare the data set again"
             ) from error
+        raise AssertionError("the last try returns or raises")
 
     def _file(self, index: int) -> str:
         path, position = self._raw.place(index)
@@ -251,7 +254,7 @@ def serialise(example: Example) -> bytes:
 
     TFDS leaves the order of a proto's map to chance, and takes ten times as long.
     """
-    stored = tf_example_pb2.Example()
+    stored = _Stored()
     feature = stored.features.feature
     feature["id"].bytes_list.value.append(example["id"].encode())
     feature["image"].bytes_list.value.append(example["image"])
@@ -273,7 +276,7 @@ def _fill(feature, field: str, values: list) -> None:
 
 def parse(record: bytes) -> Example:
     """Reads the stored proto directly: TFDS's general parser makes NumPy arrays of every field and is far slower."""
-    stored = tf_example_pb2.Example.FromString(record).features.feature
+    stored = _Stored.FromString(record).features.feature
     return {
         "id": stored["id"].bytes_list.value[0].decode(),
         "image": stored["image"].bytes_list.value[0],

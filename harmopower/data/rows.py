@@ -146,6 +146,7 @@ def _draw_regions(example: dict, caption: int, window, rng, options: Options) ->
             chosen = rng.permutation(chosen)[: options.max_boxes]  # the first `text_rows` have their texts encoded
         boxes, regions = boxes[chosen], [regions[index] for index in chosen]
     if options.regions != "boxes":
+        assert options.grid is not None  # `Options` has looked
         missing = options.max_boxes - len(boxes)
         boxes = np.concatenate([boxes, random_boxes(rng, missing, options.grid)])
     return boxes, regions
@@ -165,12 +166,12 @@ def random_boxes(rng: np.random.Generator, count: int, grid: tuple[int, int]) ->
     Returns:
       `float32 [count, 4]`, normalised y0, x0, y1, x1.
     """
-    grid = np.asarray(grid)
-    centre = rng.integers(grid, size=(count, 2))
-    length = rng.integers(1, grid + 1, size=(count, 2))
+    sides = np.asarray(grid)
+    centre = rng.integers(sides, size=(count, 2))
+    length = rng.integers(1, sides + 1, size=(count, 2))
     start = centre - (length - 1) // 2
-    corners = [start.clip(0), np.minimum(start + length, grid)]
-    return (np.concatenate(corners, axis=1) / np.tile(grid, 2)).astype(np.float32)
+    corners = [start.clip(0), np.minimum(start + length, sides)]
+    return (np.concatenate(corners, axis=1) / np.tile(sides, 2)).astype(np.float32)
 
 
 def _link(offsets: np.ndarray, spans: list, regions: list[dict], options: Options) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,8 @@ for the keys of `config.data` of the same names; overlays of `annotations` are s
 import dataclasses
 from fractions import Fraction
 
+import grain
+
 from harmopower.data import reading, records
 from harmopower.data.annotations import overlays
 from harmopower.errors import UserError
@@ -27,7 +29,7 @@ class SourcesError(UserError, ValueError):
 class Part:
     """One data set of a mixture: its examples, its weight, and the fields of `rows.Options` that differ in it."""
 
-    source: object
+    source: grain.sources.RandomAccessDataSource
     weight: Fraction = Fraction(1)
     options: dict = dataclasses.field(default_factory=dict)
 

@@ -168,7 +168,7 @@ class Tokenizer:
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The text of each token, for people; special tokens by their names."""
         decoder = self._backend.decoder or decoders.ByteLevel()
-        return [decoder.decode([self._backend.id_to_token(int(token))]) for token in ids]
+        return [decoder.decode([self._backend.id_to_token(int(token)) or ""]) for token in ids]
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         cleaned, places = cleaning.align(text, self._lower) if self._clean_text else (text, None)
@@ -240,8 +240,8 @@ def span_mask(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarr
     """
     start, end = offsets[:, 0], offsets[:, 1]
     cut = np.max(start, initial=0, where=start == end)  # only the end token is empty behind character 0
-    spans = np.asarray(spans, np.int32).reshape(-1, 2)
-    first, last = spans[:, :1], spans[:, 1:]
+    pairs = np.asarray(spans, np.int32).reshape(-1, 2)
+    first, last = pairs[:, :1], pairs[:, 1:]
     return (np.maximum(start, first) < np.minimum(end, last)) & (last <= cut)
 
 

@@ -6,6 +6,7 @@ Windows and boxes are normalised `y0, x0, y1, x1`.
 import math
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 MIN_VISIBLE = 0.25  # share of a box that a crop must keep; a sliver no longer shows what the box names (our choice)
@@ -78,7 +79,7 @@ def fixed_view(image: Image.Image, image_size: int, resize_mode: str) -> np.ndar
     return np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
 
 
-def move_boxes(boxes: np.ndarray, window: Window, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+def move_boxes(boxes: npt.ArrayLike, window: Window, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Moves boxes into the coordinates of a crop.
 
     Args:
@@ -90,9 +91,9 @@ def move_boxes(boxes: np.ndarray, window: Window, image_size: int) -> tuple[np.n
       `float32 [M, 4]` in shares of the crop, clipped to it, and `bool [M]`: whether the box is kept. It is not where
       less than a quarter of its area is visible or a side is below one pixel.
     """
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    rows = np.asarray(boxes, np.float32).reshape(-1, 4)
     y0, x0, y1, x1 = window
-    moved = (boxes - np.array([y0, x0, y0, x0])) / np.array([y1 - y0, x1 - x0, y1 - y0, x1 - x0])
+    moved = (rows - np.array([y0, x0, y0, x0])) / np.array([y1 - y0, x1 - x0, y1 - y0, x1 - x0])
     clipped = moved.clip(0, 1)
     sides, full = clipped[:, 2:] - clipped[:, :2], moved[:, 2:] - moved[:, :2]
     visible = sides.prod(axis=1) >= MIN_VISIBLE * full.prod(axis=1)

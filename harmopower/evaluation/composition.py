@@ -1,5 +1,7 @@
 """Composition: does the model prefer the caption to one that differs in a single fact?"""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 KINDS = ("swap_attribute", "swap_object", "replace_attribute", "replace_object", "replace_relation")
@@ -15,13 +17,13 @@ def accuracy(images: np.ndarray, captions: np.ndarray, negatives: np.ndarray, ki
       images, captions, negatives: [P, D] L2-normalised, one row a negative.
       kinds: P names; those that are not in `KINDS` come after them, in alphabetical order.
     """
-    kinds = np.asarray(kinds)
+    of_row = np.asarray(kinds)
     right = (images * captions).sum(axis=-1) > (images * negatives).sum(axis=-1)
-    found = {kind: float(right[kinds == kind].mean()) for kind in order(kinds)}
+    found = {kind: float(right[of_row == kind].mean()) for kind in order(kinds)}
     return found | {"mean": float(np.mean(list(found.values())))}
 
 
-def chance(kinds: list[str]) -> dict[str, float]:
+def chance(kinds: Iterable[str]) -> dict[str, float]:
     """One in two, for each metric of `accuracy`."""
     return dict.fromkeys([*order(kinds), "mean"], 0.5)
 

@@ -1,6 +1,5 @@
 """Examples made ready for the encoder, ahead of it: in threads and worker processes, each process its own rows."""
 
-from collections.abc import Iterator
 import dataclasses
 import sys
 from typing import NamedTuple
@@ -30,7 +29,7 @@ class Row(NamedTuple):
     problem: str = ""
 
 
-def rows(task: Task, view: View, share: Share, threads: int, workers: int) -> Iterator[Row]:
+def rows(task: Task, view: View, share: Share, threads: int, workers: int) -> grain.DatasetIterator[Row]:
     """This process's rows of one batch after the other, the last one filled up; close it when done.
 
     Args:

@@ -62,9 +62,10 @@ def nothing_to_measure(config) -> str:
       ConfigError, DataSourceError: a suite is unknown or has no data set.
     """
     tasks = [task for own in suites.tasks(config).values() for task in own.values()]
-    if not config.evaluation.suite or any(isinstance(task, Task) for task in tasks):
+    reasons = [task for task in tasks if isinstance(task, str)]
+    if not config.evaluation.suite or len(reasons) < len(tasks):
         return ""
-    return f"config.evaluation.suite {config.evaluation.suite!r} finds nothing to measure: {'; '.join(tasks)}"
+    return f"config.evaluation.suite {config.evaluation.suite!r} finds nothing to measure: {'; '.join(reasons)}"
 
 
 def _run_suite(suite: Suite, config, encoder: Encoder, should_stop, kept: Kept) -> Found:

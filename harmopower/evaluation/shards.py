@@ -53,8 +53,8 @@ class Shards:
     def __getitem__(self, index: int) -> Sample:
         tar, image, image_size, label, label_size = map(int, self._places[index])
         with open(self.tars[tar], "rb") as file:
-            parts = [_read(file, image, image_size), _read(file, label, label_size)]
-        return Sample(*parts, f"{self.tars[tar]}, the image at byte {image}")
+            image_bytes, label_bytes = _read(file, image, image_size), _read(file, label, label_size)
+        return Sample(image_bytes, label_bytes, f"{self.tars[tar]}, the image at byte {image}")
 
     @functools.cached_property
     def _places(self) -> np.ndarray:

@@ -31,6 +31,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from harmopower.data import images, transforms
 
@@ -75,7 +76,9 @@ class View:
     image_size: int
     resize_mode: str
 
-    def take(self, image: bytes, boxes=NO_BOXES, cut=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def take(
+        self, image: bytes, boxes: npt.ArrayLike = NO_BOXES, cut=None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Decodes and resizes an image and moves its boxes along.
 
         Args:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from flax import traverse_util
-
 from harmopower.data.tokenize import Tokenizer
 from harmopower.interop import card, formats, huggingface, names, open_clip, proof, tokenizer_files, weights
 from harmopower.models import clip
@@ -84,7 +82,7 @@ def export(
 
 def _write_weights(path, rules, params) -> list[str]:
     """Writes the file and returns the names of ours that it leaves out."""
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = names.flat(params)
     left_out = sorted(flat.keys() - {rule.ours for rule in rules})
     unknown = [name for name in left_out if not names.is_scalar_of_a_loss(name)]
     if unknown:

@@ -6,7 +6,9 @@ Ours are flat names (`vision/transformer/blocks/qkv/kernel`); those under `block
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
+from typing import Any
 
+from flax import traverse_util
 import numpy as np
 
 BLOCKS = "/blocks/"
@@ -153,6 +155,11 @@ def is_scalar_of_a_loss(name: str) -> bool:
     The others, such as a temperature of the region loss, only serve training.
     """
     return "/" not in name
+
+
+def flat(params) -> dict[str, Any]:
+    """The parameters by their names, `vision/transformer/blocks/qkv/kernel`."""
+    return traverse_util.flatten_dict(params, sep="/")
 
 
 def their_tensors(rules: tuple[Rule, ...], params: Mapping[str, np.ndarray]) -> Iterator[tuple]:

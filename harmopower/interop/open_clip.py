@@ -56,7 +56,7 @@ def refuse(facts: Facts) -> None:
 def write_config(folder: Path, model: CLIP, facts: Facts, pad_id: int) -> None:
     """Writes the config of a model whose weights are in the same folder."""
     vision, text = model.preset.vision, model.preset.text
-    shared = {"norm_kwargs": {"eps": facts.layer_norm_epsilon}}
+    shared: dict[str, dict] = {"norm_kwargs": {"eps": facts.layer_norm_epsilon}}
     if facts.activation == "gelu_tanh":
         shared["act_kwargs"] = {"approximate": "tanh"}
     sigmoid = {"init_logit_bias": -10.0} if model.loss == "sigmoid" else {}  # its presence makes the parameter

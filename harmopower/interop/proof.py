@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -119,11 +119,8 @@ def _hugging_face(folder: Path, model: CLIP, seen: Probe) -> tuple[Answers, str]
     import torch
     import transformers
 
-    loader = transformers.CLIPModel
-    if json.loads((folder / huggingface.CONFIG).read_text())["model_type"] == huggingface.OWN_TYPE:
-        from harmopower.interop.modeling_harmopower import HarmopowerModel as loader  # the same file as in the folder
     with _quiet(transformers), torch.no_grad():
-        theirs = loader.from_pretrained(folder).eval()
+        theirs = _hugging_face_class(folder).from_pretrained(folder).eval()
         # The two parts of CLIPProcessor, which would ask whether to trust the folder's code.
         processor = transformers.AutoImageProcessor.from_pretrained(folder)
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
@@ -137,6 +134,16 @@ def _hugging_face(folder: Path, model: CLIP, seen: Probe) -> tuple[Answers, str]
     _check_inputs(model, seen, ids["input_ids"].numpy(), pixels.numpy(), theirs.config.text_config.pad_token_id)
     answers = Answers(*(tensor.numpy() for tensor in (found.image_embeds, found.text_embeds, found.logits_per_image)))
     return answers, f"transformers {transformers.__version__}, ids and pixels compared too"
+
+
+def _hugging_face_class(folder: Path) -> Any:
+    if json.loads((folder / huggingface.CONFIG).read_text())["model_type"] == huggingface.OWN_TYPE:
+        from harmopower.interop.modeling_harmopower import HarmopowerModel  # the same file as in the folder
+
+        return HarmopowerModel
+    import transformers
+
+    return transformers.CLIPModel
 
 
 @contextlib.contextmanager
@@ -177,7 +184,7 @@ def _open_clip(folder: Path, model: CLIP, seen: Probe) -> tuple[Answers, str]:
         return _answers(image, theirs.encode_text(ids).numpy(), theirs.logit_scale.exp().numpy(), bias), how
 
 
-def _plain(folder: Path):
+def _plain(folder: Path) -> Any:  # a torch module, of which types know no methods
     from safetensors import torch as tensors
 
     from harmopower.interop.torch_reference import PlainCLIP

@@ -4,15 +4,15 @@ import dataclasses
 from types import ModuleType
 
 from etils import epath
-from flax import traverse_util
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 
 from harmopower import config as configs
 from harmopower import settings
-from harmopower.interop import formats, huggingface, open_clip, weights
+from harmopower.interop import formats, huggingface, names, open_clip, weights
 from harmopower.interop.weights import ConversionError
 from harmopower.models import clip, presets
 from harmopower.objectives import total
@@ -34,7 +34,7 @@ class Source:
 
     layout: ModuleType
     weights: weights.Weights
-    config: object
+    config: ConfigDict
     shapes: dict[str, tuple[int, ...]]
     vocabulary: int
     tokenizer: epath.Path | None
@@ -93,7 +93,7 @@ def config_shapes(config, vocabulary: int) -> dict[str, tuple[int, ...]]:
     model = clip.from_config(config, vocabulary, vocabulary - 1, total.scales(config.objective))
     images = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
     tree = jax.eval_shape(lambda: nn.unbox(model.init(jax.random.key(0), images, jnp.zeros((1, 3), jnp.int32))))
-    return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(tree["params"], sep="/").items()}
+    return {name: leaf.shape for name, leaf in names.flat(tree["params"]).items()}
 
 
 def _weights_file(path: epath.Path) -> epath.Path:

@@ -75,7 +75,7 @@ def load_init(path: str, params, config, say: Callable[[str], None] = print):
     Raises:
       ConversionError: the weights do not fit; names and shapes are listed.
     """
-    fresh = traverse_util.flatten_dict(params, sep="/")
+    fresh = names.flat(params)
     folder = epath.Path(path)
     if (folder / "checkpoints").exists():
         shapes, read, made_with = _checkpoint(folder, fresh)

@@ -10,24 +10,20 @@ from harmopower.data.tokenize import FILE_NAME, PAD_ID, Tokenizer
 
 
 def special_names(tokenizer: Tokenizer) -> dict[str, str]:
-    """The texts of the start, end and padding tokens.
-
-    Padding has the id 0 where 0 is a special token. In a vocabulary where 0 is a word (OpenAI's) the end token pads, as
-    in Hugging Face's CLIP tokenizers: the result is the same, because nothing looks behind the first end token.
-    """
+    """The texts of the start, end and padding tokens."""
+    ids = {"bos_token": tokenizer.sot_id, "eos_token": tokenizer.eot_id, "pad_token": pad_id(tokenizer)}
     backend = _backend(tokenizer)
-    special = backend.get_added_tokens_decoder()
-    pad = PAD_ID if PAD_ID in special and special[PAD_ID].special else tokenizer.eot_id
-    return {
-        "bos_token": backend.id_to_token(tokenizer.sot_id),
-        "eos_token": backend.id_to_token(tokenizer.eot_id),
-        "pad_token": backend.id_to_token(pad),
-    }
+    return {name: backend.id_to_token(token) or "" for name, token in ids.items()}
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """The id that the exported tokenizer pads with."""
-    return _backend(tokenizer).token_to_id(special_names(tokenizer)["pad_token"])
+    """The id that the exported tokenizer pads with: 0 where 0 is a special token.
+
+    In a vocabulary where 0 is a word (OpenAI's) the end token pads, as in Hugging Face's CLIP tokenizers: the result is
+    the same, because nothing looks behind the first end token.
+    """
+    special = _backend(tokenizer).get_added_tokens_decoder()
+    return PAD_ID if PAD_ID in special and special[PAD_ID].special else tokenizer.eot_id
 
 
 def write(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:

@@ -9,6 +9,7 @@ import enum
 import importlib.util
 import sys
 import types
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -87,16 +88,16 @@ class FrozenBatchNorm2d(torch.nn.Module):
         raise TypeError("the stand-in for torchvision has no FrozenBatchNorm2d; install torchvision for frozen ResNets")
 
 
-def import_open_clip():
+def import_open_clip() -> Any:
     """The module open_clip, with torchvision or with the stand-in.
 
     Raises:
       ImportError: open_clip is not installed.
     """
     if importlib.util.find_spec("transformers"):
-        import transformers
+        from transformers.utils.import_utils import is_torchvision_available
 
-        transformers.utils.is_torchvision_available()  # remembers the answer: it must not take the stand-in
+        is_torchvision_available()  # remembers the answer: it must not take the stand-in
     install()
     import open_clip
 

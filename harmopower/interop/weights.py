@@ -141,7 +141,8 @@ def write_safetensors(path, tensors: Iterable[tuple[str, tuple[int, ...], Callab
       path: the file, local.
       tensors: name, shape, and what makes the array.
     """
-    tensors, header, end = list(tensors), {"__metadata__": {"format": "pt"}}, 0
+    tensors, end = list(tensors), 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     for name, shape, _ in tensors:
         start, end = end, end + 4 * int(np.prod(shape, dtype=np.int64))
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}

@@ -146,12 +146,14 @@ class CheckpointWriter(Checkpoints):
     def __init__(self, workdir: str, keep: int = 1, best: str = ""):
         super().__init__(workdir)
         policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(keep)]
+        kept: list = [policies.LatestN(keep)]
         if best:
             rank = functools.partial(_rank, best)
             kept.append(policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False))
         self._checkpointer = ocp.training.Checkpointer(
-            str(self._directory), preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+            str(self._directory),
+            preservation_policy=policies.AnyPreservationPolicy(kept),  # pyright: ignore[reportArgumentType] - Orbax has two
+            cleanup_tmp_directories=True,
         )
 
     def __enter__(self):

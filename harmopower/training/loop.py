@@ -7,11 +7,13 @@ metric belongs to the state that it was measured on, 6. leave if too many record
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import difflib
 import math
 import time
 
 import jax
+import numpy as np
 
 from harmopower.data.pipeline import BadDataError
 from harmopower.errors import ConfigError
@@ -65,7 +67,7 @@ def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints, load_i
     """The newest checkpoint's state, or a fresh one, with the parameters that `load_init` puts in their place."""
     if not checkpoints.steps():
         state = states.create(model, optimizer, mesh, config.seed)
-        return state.replace(params=load_init(state.params)) if load_init else state
+        return dataclasses.replace(state, params=load_init(state.params)) if load_init else state
     return checkpoints.restore(checkpoints.resolve(None), states.abstract(model, optimizer, mesh))
 
 
@@ -226,7 +228,7 @@ class Recorder:
     def _write(self, step: int, values: dict) -> None:
         values = {name: value for name, value in values.items() if math.isfinite(value)}  # of a skipped update, not all
         values["skipped_updates"] = self.watch.take_skipped()  # of all steps since the row before
-        values["learning_rate"] = float(self._schedule(step - 1))
+        values["learning_rate"] = float(np.asarray(self._schedule(step - 1)))
         values |= self._throughput.row()
         rate = values["examples_per_second"]
         left = (self._config.total_steps - step) * self._config.batch_size / rate if rate else 0.0

@@ -205,7 +205,7 @@ def plan(config, chip_name: str, make_model: Callable) -> dict:
         "fits": verdict(memory, chip),
     }
     if found["fits"] != "yes":
-        found["largest"] = max(("state", "activations", "losses"), key=memory._asdict().get)
+        found["largest"] = max(("state", "activations", "losses"), key=lambda part: getattr(memory, part))
         found["would_fit"] = first_fit(config, memory, chip, make_model)
     return found
 

@@ -1,7 +1,8 @@
 """The state of a run: step, parameters, optimizer state, born in shards."""
 
-import flax
 import flax.linen as nn
+from flax.linen import spmd
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -23,7 +24,7 @@ class TrainState:
 def _initialise(model: CLIP, optimizer, key) -> TrainState:
     images = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
     params = model.init(key, images, jnp.zeros((1, model.context_length), jnp.int32))["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), dict(params), optimizer.init(params))
 
 
 def shardings(model: CLIP, optimizer, mesh):
@@ -39,7 +40,7 @@ def shardings(model: CLIP, optimizer, mesh):
         rules.check_divides(name, leaf.value.shape, leaf.names, mesh)
     # optax hides parameters inside their boxes; flax would give what is hidden, and the empty nodes, a sharding too.
     bare = jax.tree.map(lambda leaf: leaf if jax.tree.leaves(leaf) else nn.unbox(leaf), boxed, is_leaf=is_box)
-    to_sharding = lambda names: nn.logical_to_mesh_sharding(names, mesh, rules.LOGICAL_AXIS_RULES)
+    to_sharding = lambda names: spmd.logical_to_mesh_sharding(names, mesh, rules.LOGICAL_AXIS_RULES)
     return jax.tree.map(to_sharding, nn.get_partition_spec(bare), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
 
 

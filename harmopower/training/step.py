@@ -1,6 +1,7 @@
 """One update: towers, objectives, gradient, optimizer. The only place where data, models and objectives meet."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +133,7 @@ def texts_in_turn(ids, every: int, step):
 def encode(model: CLIP, params, batch, config) -> Features:
     """Runs both towers on the rows of `batch` and gathers what the active objectives compare."""
     objective = config.objective
-    apply = functools.partial(model.apply, {"params": params})
+    apply = functools.partial(_apply, model, params)
     image = apply(batch["image"], batch.get("kept_patches"), method="encode_image")
     text = apply(batch["tokens"], method="encode_text")
     needs, extra = total.active(objective), {}
@@ -144,6 +145,11 @@ def encode(model: CLIP, params, batch, config) -> Features:
         crops = vision.crop_boxes(batch["image"], batch["boxes"], CROP_ENLARGEMENT)
         extra["crops"] = _each(functools.partial(apply, method="encode_image"), crops).pooled
     return total.gather_features(Towers(image, text, batch, **extra), objective, model.grid)
+
+
+def _apply(model: CLIP, params, *inputs, method: str) -> Any:
+    """Calls a method of the model. Flax's own `apply` is typed as if it could return changed parameters too."""
+    return model.apply({"params": params}, *inputs, method=method)
 
 
 def _region_texts(encode_text, ids, every: int):
@@ -167,7 +173,7 @@ def content_tokens(ids, eot_id: int):
 
 
 def _scales(model: CLIP, params) -> dict:
-    return model.apply({"params": params}, method="scales")
+    return _apply(model, params, method="scales")
 
 
 def _clamp_scales(model: CLIP, params):

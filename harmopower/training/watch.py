@@ -38,7 +38,7 @@ class Watch:
       seen, bad: examples of all processes so far, and how many of them could not be used.
     """
 
-    def __init__(self, config, workdir: str, say: Callable[[str], None], ids: Callable[[int], Iterable[str]]):
+    def __init__(self, config, workdir: str, say: Callable[[str], None] | None, ids: Callable[[int], Iterable[str]]):
         """Begins to count at 0.
 
         Args:
@@ -78,19 +78,17 @@ class Watch:
         self.skipped += 1
         broken = ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
         if self._say:
-            self._tell(step, broken)
+            self._tell(self._say, step, broken)
         limit = self._config.optimizer.max_bad_updates
         if self._bad_updates >= limit:
             raise NonFiniteError(f"step {step}: {broken}; that were {limit} bad updates in a row, none was applied")
 
-    def _tell(self, step: int, broken: str) -> None:
+    def _tell(self, say: Callable[[str], None], step: int, broken: str) -> None:
         ids = list(self._ids(step - 1))
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "broken": broken, "ids": ids}) + "\n")
         more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-        self._say(
-            f"step {step}: update skipped, {broken}; records {', '.join(ids[:_NAMED])}{more} (all in {FILE_NAME})"
-        )
+        say(f"step {step}: update skipped, {broken}; records {', '.join(ids[:_NAMED])}{more} (all in {FILE_NAME})")
 
     def _see_pairs(self, step: int, name: str, pairs: float) -> None:
         self._without_pair[name] = 0 if pairs else self._without_pair.get(name, 0) + 1

@@ -77,7 +77,8 @@ class Segmenter:
         if not self._padded:
             return self._side, self._side
         scale = self._side / max(picture.size)
-        return tuple(max(1, int(side * scale + 0.5)) for side in picture.size)
+        width, height = (max(1, int(side * scale + 0.5)) for side in picture.size)
+        return width, height
 
     def _pixels(self, picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
         """`float32 [3, S, S]`, padded at the right and below with zeros, as after the mean is taken off."""

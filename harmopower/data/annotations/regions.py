@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 import functools
 from pathlib import Path
+from typing import Any
 
 from harmopower.data import records
 from harmopower.data.annotations import box_files, detectors, masks, models, protocol
@@ -77,11 +78,13 @@ class Annotator(protocol.Annotator):
         """Is the file there, or the model and its libraries."""
         models.check_at_least_one(self.options, "max_regions", "points", "batch_size")
         if self._kind == "file":
-            return bool(self._rows)
+            _ = self._rows  # reads the file
+            return
         models.chosen_device(self.options.device)
         if self._kind == "proposals":
             detectors.kind_of(self._where)
-            return bool(self._names)
+            _ = self._names
+            return
         masks.check_kind(self._kind, self._where)
 
     def inputs(self) -> list[str]:
@@ -120,8 +123,8 @@ class Annotator(protocol.Annotator):
         found = masks.segmenter(self._kind, self._where, device).boxes(pictures, options.points, filters)
         return [[make_region(box, score) for score, box in of] for of in found]
 
-    def _best(self, rows: list[tuple[float, Iterable[float], str]]) -> list[dict]:
-        rows = [row for row in rows if (row[1][2] - row[1][0]) * (row[1][3] - row[1][1]) >= self.options.min_area]
+    def _best(self, found: Iterable[tuple[float, Any, str]]) -> list[dict]:
+        rows = [row for row in found if (row[1][2] - row[1][0]) * (row[1][3] - row[1][1]) >= self.options.min_area]
         rows.sort(key=lambda row: -row[0])
         return [make_region(box, score, label) for score, box, label in rows[: self.options.max_regions]]
 

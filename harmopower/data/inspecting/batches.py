@@ -29,7 +29,7 @@ def _card(row: dict, name: str, tokenizer: Tokenizer, groups: collections.Counte
         problem = "this record cannot be used; its row has weight 0 (tools.prepare check says why)"
         return cards.Card(name, None, [], [], [problem], {"bad"})
     colours = cards.Colours()
-    boxes = [_box(row, index, tokenizer, colours, groups) for index in np.flatnonzero(row["box_valid"])]
+    boxes = [_box(row, index, tokenizer, colours, groups) for index in np.flatnonzero(row["box_valid"]).tolist()]
     note = "the caption goes on, but is cut here" if row["cut"] else ""
     kinds = {"cut": bool(row["cut"]), "no span": not all(box.named for box in boxes)}
     texts = [_text(row, tokenizer, colours, note)]
@@ -73,7 +73,7 @@ def _joined(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
 def _text(row: dict, tokenizer: Tokenizer, colours: cards.Colours, note: str) -> cards.Text:
     length = _length(row["tokens"])
     masks = row["phrases"][:, :length]
-    used = np.flatnonzero(masks.any(axis=1))
+    used = np.flatnonzero(masks.any(axis=1)).tolist()
     pieces = []
     for place, text in enumerate(tokenizer.pieces(row["tokens"][:length])):
         inside = [phrase for phrase in used if masks[phrase, place]]

@@ -49,7 +49,7 @@ class _Shown:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["colour"] = _colour
-    text = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    text = importlib.resources.files("harmopower.data.inspecting").joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(text)
 
 

@@ -27,7 +27,7 @@ class Histogram(Counter):
         total = int(seen[-1])
         places = {name: np.searchsorted(seen, max(1, np.ceil(level * total))) for name, level in _LEVELS.items()}
         mean = sum(value * count for value, count in self.items()) / total
-        return {"count": total, "mean": round(mean, 3)} | {name: int(values[i]) for name, i in places.items()}
+        return {"count": total, "mean": round(mean, 3), **{name: int(values[i]) for name, i in places.items()}}
 
 
 @dataclasses.dataclass

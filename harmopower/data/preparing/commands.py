@@ -23,7 +23,7 @@ def add_format(commands, name: str) -> None:
     module = sys.modules[kind.__module__]
     parser = commands.add_parser(
         name,
-        help=kind.__doc__.splitlines()[0],
+        help=(kind.__doc__ or name).splitlines()[0],
         description=module.__doc__,
         epilog=f"example:\n  {kind.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
+import itertools
 import json
 
 from harmopower.data.readers.protocol import Unit
@@ -49,7 +50,8 @@ class Plan:
     @classmethod
     def from_json(cls, value: dict) -> "Plan":
         """The plan that `to_json` has written."""
-        groups = [tuple(Unit(*unit[:3], tuple(unit[3]), unit[4]) for unit in units) for units in value["tasks"]]
+        unit = lambda path, size, split, place, mark: Unit(path, size, split, tuple(place), mark)
+        groups = [tuple(itertools.starmap(unit, units)) for units in value["tasks"]]
         return cls(value["settings"], _tasks(groups))
 
 

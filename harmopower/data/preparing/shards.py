@@ -5,7 +5,8 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] - a compiled module
+from etils import epath
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.core import naming, splits
@@ -43,19 +44,19 @@ class Writer:
 
     def add(self, record: bytes) -> None:
         """Adds a serialised example."""
-        if self._writer is None:
-            self._start()
-        self._writer.write(record)
+        writer = self._writer or self._start()
+        writer.write(record)
         self._examples += 1
         self._bytes += len(record)
         if self._bytes >= self._shard_bytes:
             self.close()
 
-    def _start(self) -> None:
+    def _start(self) -> array_record_module.ArrayRecordWriter:
         self._path = self._directory / f"{self._name}-{self._split}-{len(self.shards):03d}.array_record"
         partial = self._open.enter_context(files.whole(self._path))
         self._writer = array_record_module.ArrayRecordWriter(str(partial), _OPTIONS)
         self._examples = self._bytes = 0
+        return self._writer
 
     def close(self) -> None:
         """Ends the file that is open."""
@@ -102,7 +103,7 @@ def read(path) -> Iterator[bytes]:
 def final_names(name: str, split: str, count: int) -> list[str]:
     """The names that TFDS expects of the shards of a split."""
     template = naming.ShardedFileTemplate(
-        data_dir=Path(), dataset_name=name, split=split, filetype_suffix="array_record"
+        data_dir=epath.Path(), dataset_name=name, split=split, filetype_suffix="array_record"
     )
     return [template.relative_filepath(shard_index=index, num_shards=count) for index in range(count)]
 

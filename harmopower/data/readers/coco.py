@@ -132,7 +132,7 @@ class Reader(protocol.Reader):
     def _labelled(self, image: dict, content: _Split, size: tuple[int, int]) -> tuple[list, list]:
         """Boxes in shares with their labels, things first; and notes of what was dropped."""
         parts = [
-            (part.get("bbox"), content.labels.get(part.get("category_id"))) for part in content.things[image["id"]]
+            (part.get("bbox"), content.labels.get(part.get("category_id", -1))) for part in content.things[image["id"]]
         ]
         found, notes = [], []
         for number, (box, label) in enumerate([*parts, *self._stuff(image, content)]):

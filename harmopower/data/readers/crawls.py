@@ -11,11 +11,12 @@ Fields, files and the arithmetic of both modes: rom1504/img2dataset, `downloader
 
 import argparse
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import functools
 import itertools
 from pathlib import Path
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def place(facts: dict, kind: str) -> Box | None:
     Returns:
       None also where the file is not square, the picture was, or the sizes are not told.
     """
-    sizes = [facts.get(name) for name in ("width", "height", "original_width", "original_height")]
+    sizes: list[Any] = [facts.get(name) for name in ("width", "height", "original_width", "original_height")]
     if kind not in (BORDER, CENTER_CROP) or not all(isinstance(size, int) and size > 0 for size in sizes):
         return None
     side, height, *original = sizes
@@ -110,7 +111,7 @@ def place(facts: dict, kind: str) -> Box | None:
     return top / side, left / side, (top + scaled[1]) / side, (left + scaled[0]) / side
 
 
-def moved(box: Box, lies: Box) -> list[float]:
+def moved(box: Sequence[float], lies: Box) -> list[float]:
     """A box in shares of the picture as shares of the file in which the picture lies at `lies`."""
     y0, x0, y1, x1 = lies
     height, width = y1 - y0, x1 - x0

@@ -142,7 +142,9 @@ def _chains(path: Path, size: tuple[int, int]) -> dict[str, list[list[float]]]:
     try:
         for part in ElementTree.parse(path).getroot().iter("object"):
             box = part.find("bndbox")
-            for name in part.findall("name") if box is not None else ():
+            if box is None:
+                continue
+            for name in part.findall("name"):
                 x0, y0, x1, y1 = (int(box.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax"))
                 found[name.text].append(
                     annotation_files.clip(boxes.normalise([x0 - 1, y0 - 1, x1, y1], "xyxy_pixels", size))

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import TypeGuard
 import zlib
 
 from harmopower.data import trees
@@ -221,7 +222,7 @@ def _span(values: dict, where: str) -> dict:
     return {"caption": caption, "start": span[0], "end": span[1]}
 
 
-def _are_numbers(value, kind, length: int) -> bool:
+def _are_numbers(value, kind, length: int) -> TypeGuard[list]:
     return (
         isinstance(value, list)
         and len(value) == length

@@ -84,9 +84,10 @@ def _captions(image: dict) -> list[str]:
     if not isinstance(sentences, list):
         raise BadSample("missing_key", f"{image['filename']} has no list of sentences", image)
     found = [part.get("raw") if isinstance(part, dict) else None for part in sentences]
-    if not all(isinstance(text, str) for text in found):
+    texts = [text for text in found if isinstance(text, str)]
+    if len(texts) < len(found):
         raise BadSample("bad_field", f"{image['filename']}: a sentence has no text `raw`")
-    captions = [text.strip() for text in found if text.strip()]
+    captions = [text.strip() for text in texts if text.strip()]
     if not captions:
         raise BadSample("no_caption", f"{image['filename']} has no caption")
     return captions

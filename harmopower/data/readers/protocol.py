@@ -265,7 +265,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return image.size[::-1] if is_turned else image.size
+            return (image.height, image.width) if is_turned else (image.width, image.height)
     except Exception as error:  # what Pillow's parsers let out of damaged bytes is not listed anywhere
         raise BadSample("image_broken", f"the image ({len(data)} bytes) has no readable header: {error}") from error
 

@@ -237,16 +237,19 @@ def _headers(path: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if tar.offset <= last:
             raise _Cut(f"it is damaged at byte {tar.offset}: the next member would lie before this one")
         last = tar.offset
-        tar.members.clear()  # tarfile would keep the headers of all
+        # tarfile would keep the headers of all.
+        tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - its stub lacks what it has always had
         yield member
 
 
 def _bytes(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    size = os.fstat(tar.fileobj.fileno()).st_size
+    size = os.fstat(tar.fileobj.fileno()).st_size  # pyright: ignore[reportAttributeAccessIssue] - `path` was opened
     if not 0 <= member.size <= size - member.offset_data:  # tarfile would ask for as much memory first
         raise _Cut(f"it is cut within {member.name}, at byte {size}", member.name)
     with _damage(path, f"it is cut within {member.name}", member.name):
-        return tar.extractfile(member).read()
+        file = tar.extractfile(member)
+        assert file is not None  # `member` is a file
+        return file.read()
 
 
 @contextlib.contextmanager
