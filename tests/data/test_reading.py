@@ -2,15 +2,19 @@
 
 from concurrent import futures
 import os
+from pathlib import Path
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 from array_record.python import array_record_module
 import pytest
 
+from harmopower.data import order, records
 from harmopower.data.reading import RecordFiles
+from tools import benchmark_rows
 
 
 def _instruction(path, skip=0, take=2):
@@ -80,3 +84,31 @@ def test_5000_shards_under_a_limit_of_256_open_files(shards, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_memory_to_open_and_order_a_million_records_is_that_of_ten_thousand(tmp_path):
+    """A list of a million numbers would be 8 MiB; what C++ code holds shows in the resident size alone."""
+
+    def grown(count: int) -> tuple[int, int]:
+        """Bytes that Python held at most, and that this process grew by."""
+        before = _resident_bytes()
+        tracemalloc.start()
+        for shuffle in ("global", "window"):
+            source = records.read(tmp_path / str(count), "train")
+            places = order.Mixture((order.Order(len(source), 0, shuffle),))
+            assert len(source) == count
+            for position in range(0, 3 * count, count // 20):
+                source[places[position][1]]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak, _resident_bytes() - before
+
+    for count in (10_000, 1_000_000):
+        (tmp_path / str(count)).mkdir()
+        benchmark_rows.write_large(tmp_path / str(count), count, examples_per_shard=5000)
+    (few, _), (many, resident) = grown(10_000), grown(1_000_000)
+    assert many < few + 2 * 2**20 and resident < 16 * 2**20
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harmopower.data import images, pipeline
-from tools import benchmark, benchmark_prepare, benchmark_step, photographs
+from harmopower.data import images, pipeline, records
+from tools import benchmark, benchmark_prepare, benchmark_rows, benchmark_step, photographs
 
 SMALL = [
     "powerset",
@@ -182,3 +182,32 @@ def test_prepare_is_measured_against_a_bare_loop(monkeypatch, capsys):
 def test_the_bare_loop_makes_what_prepare_makes():
     (photograph,) = photographs.photographs(1, (500, 375))
     assert benchmark_prepare._bare(photograph) == images.shrink(photograph, benchmark_prepare.SHORTEST_SIDE)
+
+
+def test_rows_are_measured_with_the_share_of_each_stage(monkeypatch, capsys):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(benchmark_rows, "SIZES", ((40, 30),))
+    monkeypatch.setattr(benchmark_rows, "_ROWS", 4)
+    arguments = ["data", "--parts", "rows", "--photographs", "4", "--repeats", "1", "--image-size", "16"]
+    assert benchmark.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["rows"]["40 x 30"]
+    assert found["per_second"].keys() == {"bare", "converted", "rows"} and min(found["per_second"].values()) > 0
+    assert found["shares"].keys() == {*benchmark_rows.STAGES, "the rest"}
+    assert sum(found["shares"].values()) == pytest.approx(1) and min(found["shares"].values()) > 0
+    assert benchmark.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("40 x 30", "tokenise"))
+
+
+def test_opening_is_measured_to_the_first_record(capsys):
+    assert benchmark.main(["data", "--parts", "open", "--records", "3000", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["open"]
+    assert found.keys() == {"30", "3000"} and all(part["seconds"] > 0 for part in found.values())
+    assert 0 <= int(found["3000"]["first"]) < 3000
+
+
+def test_a_large_data_set_is_made_of_whole_shards_and_a_rest(tmp_path):
+    benchmark_rows.write_large(tmp_path, 25, examples_per_shard=10)
+    source = records.read(tmp_path, "train")
+    assert [source[index]["id"] for index in (0, 9, 10, 19, 20, 24)] == ["0", "9", "0", "9", "0", "4"]
+    assert len(source) == 25
