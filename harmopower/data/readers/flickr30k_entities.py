@@ -128,7 +128,7 @@ def _joined(text: str, more: str) -> str:
 
 def _sentences(path: Path) -> list[Sentence]:
     try:
-        lines = path.read_bytes().decode().splitlines()
+        lines = path.read_bytes().decode().split("\n")  # splitlines would also part a caption at a U+2028 within it
     except OSError as error:
         raise BadSample("missing_key", f"{path.name} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -226,7 +226,7 @@ def _images(folder: Path) -> list[Path]:
 def _lines(path: Path) -> list[str]:
     """The names of classes, without white space around them."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise protocol.ReaderError(f"{path} with the names of the classes cannot be read: {error}") from error
     names = [line.strip() for line in lines]
