@@ -7,7 +7,9 @@ Images count as the same where their bytes are. Copies that were encoded anew pa
 import argparse
 import array
 import collections
+from collections.abc import Callable, Iterator
 import concurrent.futures
+import contextlib
 import hashlib
 import itertools
 import multiprocessing
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from harmopower.data import images, records
+from harmopower.data.preparing import progress
 from harmopower.errors import CommandError, RecordError
 
 _RANGE = 2_000  # records that a process checks at once
@@ -34,6 +37,7 @@ def add_command(commands) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of a prepared data set")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine (default %(default)s)")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a try with the first N records of a split")
     parser.set_defaults(run=run)
 
 
@@ -43,8 +47,12 @@ def run(options: argparse.Namespace) -> None:
     Raises:
       CommandError: a record is bad, or splits share an image; exit code 65.
     """
+    for name, least in (("workers", 1), ("limit", 0)):
+        if getattr(options, name) < least:
+            raise CommandError(f"--{name} is {getattr(options, name)}; it must be at least {least}")
     hashes, bad = {}, 0
-    for split, count in records.splits(options.data).items():
+    for split, size in records.splits(options.data).items():
+        count = min(size, options.limit or size)
         problems, hashes[split] = _check(options.data, split, count, options.workers)
         for code, text in problems[:_SHOWN]:
             print(f"{split}: {code}: {text}")
@@ -58,21 +66,30 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(directory: Path, split: str, count: int, workers: int) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """What is wrong with the first `count` records of a split, and the hashes of their images."""
     ranges = [(str(directory), split, start, min(start + _RANGE, count)) for start in range(0, count, _RANGE)]
-    if workers == 1 or len(ranges) == 1:
-        parts = map(check_range, ranges)
-        return _together(parts)
+    size = records.fingerprint(directory, split)["bytes"] // records.splits(directory)[split]
+    problems, hashes = [], array.array("Q")
+    with (
+        progress.Progress(split, size * count, 0, len(ranges), 0) as shown,
+        _mapping(min(workers, len(ranges))) as mapping,
+    ):
+        for found, made in mapping(check_range, ranges):
+            problems += found
+            hashes.extend(made)
+            shown.advance(size * len(made), len(made))
+    return problems, np.asarray(hashes)
+
+
+@contextlib.contextmanager
+def _mapping(workers: int) -> Iterator[Callable]:
+    """`map`, in processes if there is more than one."""
+    if workers == 1:
+        yield map
+        return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return _together(pool.map(check_range, ranges))
-
-
-def _together(parts) -> tuple[list[tuple[str, str]], np.ndarray]:
-    problems, hashes = [], array.array("Q")
-    for found, made in parts:
-        problems += found
-        hashes.extend(made)
-    return problems, np.asarray(hashes)
+        yield pool.map
 
 
 def check_range(task: tuple[str, str, int, int]) -> tuple[list[tuple[str, str]], array.array]:

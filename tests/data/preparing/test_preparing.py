@@ -11,6 +11,7 @@ from PIL import Image
 import pytest
 
 from harmopower.data import records
+from harmopower.data.preparing import checking
 from harmopower.data.readers import jsonl, protocol
 from harmopower.data.tokenize import Tokenizer
 from tests.data.preparing import common
@@ -303,3 +304,19 @@ def test_check_finds_bad_records_and_images_that_splits_share(photos, capsys):
     assert "test: empty_caption: record x" in printed.out and "test: image_broken: record x" in printed.out
     assert "the same image: train 5 and test y" in printed.out
     assert "2 problems, 1 images in several splits" in printed.err
+
+
+def test_check_says_the_same_with_worker_processes_and_less_with_a_limit(photos, capsys, monkeypatch):
+    monkeypatch.setattr(checking, "_RANGE", 4)
+    bad = {"id": "x", "image": b"no image", "captions": ["a"]}
+    train = [{"id": str(number), "image": common.picture(number), "captions": ["a"]} for number in range(9)]
+    records.write(photos.parent / "leaky", {"train": [*train, bad], "test": train[7:8]}, name="own")
+    printed = []
+    for more in ((), ("--workers", "2"), ("--limit", "4")):
+        assert prepare.main(["check", "--data", str(photos.parent / "leaky"), *more]) == (
+            0 if "--limit" in more else 65
+        )
+        printed.append(capsys.readouterr())
+    assert printed[0] == printed[1] and "train and test share 1 images" in printed[0].out
+    assert "train: 4 records, 0 problems (none), 0 images again" in printed[2].out
+    assert prepare.main(["check", "--data", str(photos.parent / "leaky"), "--workers", "0"]) == 2
