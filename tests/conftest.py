@@ -7,9 +7,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettemp
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# HARMOPOWER_CHECK_SHAPES=1 looks at the shapes and types that functions promise, in every test of this process; nothing
-# looks in training. Not on by default yet: the tests of the other rooms have not passed with it.
-if os.environ.get("HARMOPOWER_CHECK_SHAPES") == "1":
+# The shapes and types that functions promise are looked at in every test of this process, when a program is traced; in
+# training, and in the commands that tests start as users do, nothing looks. HARMOPOWER_CHECK_SHAPES=0 leaves it off.
+if os.environ.get("HARMOPOWER_CHECK_SHAPES") != "0":
     import jaxtyping
 
     CHECKED = ["harmopower.features", "harmopower.models", "harmopower.objectives"]
