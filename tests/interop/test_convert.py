@@ -302,7 +302,7 @@ def fresh_params(config, mesh=None):
 
 
 def flattened(params):
-    return source.traverse_util.flatten_dict(params, sep="/")
+    return names.flat(params)
 
 
 @pytest.mark.parametrize("direct", [False, True], ids=["folder", "file"])

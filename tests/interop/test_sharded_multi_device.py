@@ -10,7 +10,7 @@ if jax.device_count() < 8:
 from interop_models import settings, tokenizer
 
 from harmopower import config as configs
-from harmopower.interop import export, source, starting
+from harmopower.interop import export, names, source, starting
 from harmopower.parallel import mesh as meshes
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
@@ -35,7 +35,7 @@ def test_sharded_checkpoint_out_and_in(tmp_path):
     with CheckpointWriter(str(run)) as checkpoints:
         checkpoints.save(0, state, {})
     assert tool.main(["--workdir", str(run), "--format", "huggingface", "--output", str(tmp_path / "out")]) == 0
-    found, expected = source.open_source(tmp_path / "out"), source.traverse_util.flatten_dict(state.params, sep="/")
+    found, expected = source.open_source(tmp_path / "out"), names.flat(state.params)
     for name, leaf in expected.items():
         np.testing.assert_array_equal(found.read(name), leaf, err_msg=name)
     for path in (run, tmp_path / "out"):  # another run's workdir, and published weights
