@@ -166,6 +166,15 @@ def test_the_proof_sees_every_drift(exported, tmp_path, name, file, change):
         proof.check(tmp_path / "out", export.FORMATS[name], model, expected, seen)
 
 
+def test_the_proof_with_open_clip_allows_no_grey_level(exported):
+    """Both resize the whole image; what training takes, the window alone, is up to two levels beside it."""
+    folder, model, _, seen = exported
+    changed = seen._replace(pixels=seen.pixels ^ (np.arange(3) == 1).astype(np.uint8))
+    expected = proof.ours(model, nested(random_params(settings("tiny"))), changed)
+    with pytest.raises(proof.ConversionError, match=r"differs by 1\.0 grey levels; 0 are allowed"):
+        proof.check(folder / "open_clip", export.FORMATS["open_clip"], model, expected, changed)
+
+
 def test_plain_pytorch_proves_where_open_clip_is_missing(exported, monkeypatch):
     folder, model, expected, seen = exported
     monkeypatch.setitem(sys.modules, "open_clip", None)
