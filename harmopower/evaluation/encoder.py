@@ -39,6 +39,7 @@ class Encoder:
     Attributes:
       view: how images are prepared for this model.
       share: which rows of each batch this process prepares.
+      model, params: as given.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class Encoder:
         rows = batch_size // jax.process_count()
         self.view = View(image_size, resize_mode)
         self.share = Share(jax.process_index() * rows, rows, batch_size)
-        self._model, self._params, self._tokenizer = model, params, tokenizer
+        self.model, self.params, self._tokenizer = model, params, tokenizer
         self._context_length, self._region_pooling = context_length, region_pooling
 
     @functools.cached_property
     def identity(self) -> str:
         """Equal for equal weights that see and compute alike: what a result or an embedding of this model hangs on."""
-        how = (repr(self._model), self._tokenizer.digest, self.view, self._context_length, self._region_pooling)
-        weights = np.asarray(_digest(self._params))
+        how = (repr(self.model), self._tokenizer.digest, self.view, self._context_length, self._region_pooling)
+        weights = np.asarray(_digest(self.params))
         return hashlib.sha256(repr(how).encode() + weights.tobytes()).hexdigest()
 
     def encode_images(self, rows: Sequence[Row]) -> Encoded:
@@ -86,10 +87,10 @@ class Encoder:
         boxes = [row.prepared.boxes if row.prepared else NO_BOXES for row in rows]
         own = [[row.index if row.prepared else -1, len(own)] for row, own in zip(rows, boxes, strict=True)]
         # The numbers travel as the images do, so that it does not matter which process holds which rows.
-        indices, counts = np.asarray(_everywhere(self._spread(np.array(own, np.int32)))).T
+        indices, counts = self.everywhere(np.array(own, np.int32)).T
         blank = np.zeros((self.view.image_size, self.view.image_size, 3), np.uint8)
         images = np.stack([row.prepared.image if row.prepared else blank for row in rows])
-        pooled, tokens = _image_features(self._model, self._params, self._spread(images))
+        pooled, tokens = _image_features(self.model, self.params, self.spread(images))
         regions = self._encode_regions(tokens, boxes, int(counts.max(initial=0)))
         order = [row for row in np.argsort(indices, kind="stable") if indices[row] >= 0]
         return Encoded(
@@ -101,8 +102,12 @@ class Encoder:
     def _encode_regions(self, tokens, boxes: list[np.ndarray], most: int) -> np.ndarray:
         """[B, M, D], M at least the `most` boxes that an image of any process has."""
         # A pass of its own: the number of boxes varies, and only this small function compiles anew for it.
-        padded, valid = map(self._spread, _pad_boxes(boxes, most))
-        return np.asarray(_region_features(tokens, padded, valid, self._model.grid, self._region_pooling))
+        padded, valid = map(self.spread, pad_boxes(boxes, most))
+        return np.asarray(_region_features(tokens, padded, valid, self.model.grid, self._region_pooling))
+
+    def encode_pixels(self, images: np.ndarray) -> np.ndarray:
+        """This process's part uint8 [rows, image_size, image_size, 3] of a batch -> [all rows, D], L2-normalised."""
+        return np.asarray(_image_features(self.model, self.params, self.spread(images))[0])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts [n, D], L2-normalised; what exceeds the context length is cut."""
@@ -114,9 +119,13 @@ class Encoder:
     def _encode_text_batch(self, batch: Sequence[str]) -> np.ndarray:
         filled = [*batch, *([""] * (self.share.batch_size - len(batch)))]
         ids, _ = self._tokenizer.encode_batch(filled, self._context_length)
-        return np.asarray(_text_features(self._model, self._params, self._place(ids)))[: len(batch)]
+        return np.asarray(_text_features(self.model, self.params, self._place(ids)))[: len(batch)]
 
-    def _spread(self, rows: np.ndarray):
+    def everywhere(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of all processes, in the order in which their images are encoded."""
+        return np.asarray(_everywhere(self.spread(rows)))
+
+    def spread(self, rows: np.ndarray):
         """This process's rows as its part of the global batch."""
         mesh = jax.sharding.get_mesh()
         return rows if mesh.empty else jax.make_array_from_process_local_data(meshes.batch_sharding(mesh), rows)
@@ -129,7 +138,7 @@ class Encoder:
         return jax.make_array_from_callback(rows.shape, meshes.batch_sharding(mesh), lambda index: rows[index])
 
 
-def _pad_boxes(boxes: list[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_boxes(boxes: list[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes [rows, M, 4] and which are real, bool [rows, M]; M is a power of two, so that few shapes are compiled."""
     most = 1 << max(most - 1, 0).bit_length()
     padded, valid = np.zeros((len(boxes), most, 4), np.float32), np.zeros((len(boxes), most), bool)
@@ -141,18 +150,18 @@ def _pad_boxes(boxes: list[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarr
 @functools.partial(jax.jit, static_argnums=0)
 def _image_features(model, params, images):
     encoded = model.apply({"params": params}, rules.constrain(images), method="encode_image")
-    return _whole(normalise(encoded.pooled)), encoded.tokens
+    return whole(normalise(encoded.pooled)), encoded.tokens
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _region_features(tokens, boxes, valid, grid, mode):
-    return _whole(region_features.pool_regions(tokens.astype("float32"), boxes, valid, grid, mode)[0])
+    return whole(region_features.pool_regions(tokens.astype("float32"), boxes, valid, grid, mode)[0])
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _text_features(model, params, ids):
     encoded = model.apply({"params": params}, rules.constrain(ids), method="encode_text")
-    return _whole(normalise(encoded.pooled))
+    return whole(normalise(encoded.pooled))
 
 
 @jax.jit
@@ -164,15 +173,15 @@ def _digest(params):
         place = jax.lax.iota("uint32", bits.size) * jax.numpy.uint32(2654435761) + jax.numpy.uint32(1)
         mixed = (bits ^ (bits >> 15)) * place
         sums.append(jax.numpy.stack([mixed.sum(dtype="uint32"), (mixed ^ (mixed >> 13)).sum(dtype="uint32")]))
-    return _whole(jax.numpy.stack(sums))
+    return whole(jax.numpy.stack(sums))
 
 
 @jax.jit
 def _everywhere(x):
-    return _whole(x)
+    return whole(x)
 
 
-def _whole(x):
+def whole(x):
     """On a mesh, gives every device and so every process the whole result."""
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, PartitionSpec())

@@ -11,8 +11,8 @@ def recall(images: np.ndarray, texts: np.ndarray, owners: np.ndarray | None = No
     """Recall at `DEPTHS`: the share of queries that have a right answer among their first k.
 
     That is what CLIP and its successors report: of an image with five captions one suffices. (The share of all right
-    answers that are found, which the word means elsewhere, is lower.) Similarities are computed in blocks, each way its
-    own, so memory does not grow with the number of pairs.
+    answers that are found, which the word means elsewhere, is lower.) Similarities are computed in blocks on all
+    devices, each way its own, so memory does not grow with the number of pairs.
 
     Args:
       images: [I, D] and texts: [T, D], L2-normalised.
@@ -23,26 +23,14 @@ def recall(images: np.ndarray, texts: np.ndarray, owners: np.ndarray | None = No
       Images without a text are no queries.
     """
     owners = np.arange(len(texts)) if owners is None else np.asarray(owners)
+    from harmopower.evaluation import similarity  # jax, which worker processes that hold tasks go without
+
+    names = np.arange(len(images))
     found = {
-        "image_to_text": _ranks_of_texts(images, texts, owners),
-        "text_to_image": ranking.nearest(texts, images, owners),
+        "image_to_text": similarity.ranks(images, texts, names, owners),
+        "text_to_image": similarity.ranks(texts, images, owners, names),
     }
-    return {f"{way}_r{k}": ranking.hit_rate(rank, k) for way, rank in found.items() for k in DEPTHS}
-
-
-def _ranks_of_texts(images: np.ndarray, texts: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """For each image how many texts of others come before the best one of its own."""
-    order = np.argsort(owners, kind="stable")
-    first = np.searchsorted(owners[order], np.arange(len(images) + 1))  # where the texts of each image begin
-    ranks = []
-    for part, scores in ranking.blocks(images, texts):
-        for row, image in zip(scores, range(len(images))[part], strict=True):
-            own = order[first[image] : first[image + 1]]
-            if len(own):
-                best = row[own].max()
-                # Not below the best: a tie and NaN count against the query, see `ranking.ranks`.
-                ranks.append(int((~(row < best)).sum() - (~(row[own] < best)).sum()))
-    return np.array(ranks, int)
+    return {f"{way}_r{k}": ranking.hit_rate(rank[rank >= 0], k) for way, rank in found.items() for k in DEPTHS}
 
 
 def chance(images: int, texts: int | None = None) -> dict[str, float]:
