@@ -20,7 +20,7 @@ from rich.table import Table
 from harmopower.data import files, pipeline, records, rows, tokenize
 from harmopower.data.annotations import overlays
 from harmopower.data.preparing import shards
-from tools import benchmark_rows
+from tools import benchmark_order, benchmark_rows
 from tools.benchmark_prepare import measure_prepare, show_prepare
 from tools.photographs import CAPTIONS, make_example, photograph_data, photographs
 
@@ -40,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--photographs", type=int, default=256, help="different photographs")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, in which the contenders take turns")
     parser.add_argument("--samples", type=int, default=512, help="samples of the tar, for prepare")
-    parser.add_argument("--batch", type=int, default=512, help="rows of the host's batch, for first_batch")
+    parser.add_argument("--batch", type=int, default=512, help="rows of the host's batch, for first_batch and order")
     parser.add_argument("--workers", type=int, default=2, help="worker processes, for first_batch")
     parser.add_argument("--threads", type=int, default=2, help="threads of each of them, for first_batch")
     parser.add_argument("--image-size", type=int, default=224, help="side of the image of a row")
     benchmark_rows.add_arguments(parser)
+    benchmark_order.add_arguments(parser)
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -229,6 +230,11 @@ PARTS = {
         "time to the first record of a large data set, and memory",
         benchmark_rows.measure_open,
         benchmark_rows.show_open,
+    ),
+    "order": Part(
+        "files that a batch reads from and records read a second, data.shuffle=global against window",
+        benchmark_order.measure_order,
+        benchmark_order.show_order,
     ),
     "overlays": Part(
         "a row with two overlays against one whose record has the same phrases and regions",

@@ -211,3 +211,16 @@ def test_a_large_data_set_is_made_of_whole_shards_and_a_rest(tmp_path):
     source = records.read(tmp_path, "train")
     assert [source[index]["id"] for index in (0, 9, 10, 19, 20, 24)] == ["0", "9", "0", "9", "0", "4"]
     assert len(source) == 25
+
+
+def test_order_counts_the_files_of_a_batch(capsys):
+    arguments = ["data", "--parts", "order", "--records", "40000", "--files", "400", "--batch", "64", "--repeats", "1"]
+    assert benchmark.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["order"]
+    globally, window = found["medians"]["global"], found["medians"]["window"]
+    assert found["files"] == 400 and globally["records_per_second"] > 0
+    assert 50 < globally["files_touched"] <= 64  # 64 records of 400 files: 59 expected
+    assert 64 / 4 < window["files_touched"] < globally["files_touched"]
+    assert globally["files_opened"] < globally["files_touched"]  # some are still open
+    assert benchmark.main(arguments) == 0
+    assert "400 files" in capsys.readouterr().out
