@@ -17,9 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from harmopower.data import files, pipeline, records, rows, tokenize
+from harmopower.data import files, pipeline, records, rows, shards, tokenize
 from harmopower.data.annotations import overlays
-from harmopower.data.preparing import shards
 from tools import benchmark_order, benchmark_rows
 from tools.benchmark_prepare import measure_prepare, show_prepare
 from tools.photographs import CAPTIONS, make_example, photograph_data, photographs

@@ -16,8 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from harmopower.data import images, order, pipeline, records, tokenize, transforms
-from harmopower.data.preparing import shards
+from harmopower.data import images, order, pipeline, records, shards, tokenize, transforms
 from harmopower.data.reading import RecordFiles
 from tools.photographs import photograph_data
 
@@ -163,7 +162,7 @@ def write_large(directory, count: int, examples_per_shard: int = _SHARD_RECORDS)
             writer.write(records.serialise(example | {"id": str(index)}))
         writer.close()
     parts = [shards.Shard(name, "train", size, size * 100, "") for size in sizes]
-    shards.write_info(directory, "large", {"train": parts}, {})
+    shards.write_info(directory, "large", {"train": parts}, {}, records.features())
 
 
 def measure_open(options: argparse.Namespace) -> dict:

@@ -24,16 +24,14 @@ import pickle
 import numpy as np
 import tenacity
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.proto import tf_example_pb2
 
-from harmopower.data import images, reading
+from harmopower.data import images, reading, shards
 from harmopower.errors import RecordError, UserError
 
 Example = dict
 
-EXAMPLES_PER_SHARD = 10_000
 _SAMPLED = 128
 _LISTS = {
     "phrases": ("caption", "start", "end", "label"),
@@ -67,34 +65,35 @@ def features() -> tfds.features.FeaturesDict:
     )
 
 
-def write(directory, splits: Mapping[str, Iterable[Example]], *, name: str, metadata: Mapping | None = None) -> None:
+def write(
+    directory,
+    splits: Mapping[str, Iterable[Example]],
+    *,
+    name: str,
+    metadata: Mapping | None = None,
+    shard_bytes: int = shards.SHARD_BYTES,
+) -> None:
     """Writes examples as a TFDS data set in ArrayRecord, one record a group, so that random access is cheap.
+
+    The same examples are the same bytes. `dataset_info.json` comes last: a data set is complete or not there.
 
     Args:
       directory: the folder of the data set; created, existing files of the same name are overwritten.
       splits: split name -> examples, consumed once and never held in memory together.
       name: the name of the data set, lower case with underscores.
       metadata: JSON-able values to keep with the data, such as the list of classes.
+      shard_bytes: of records, after which a file ends.
+
+    Raises:
+      RecordError: an image is not encoded.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    identity = tfds_info.DatasetIdentity(
-        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(directory), module_name=__name__
-    )
-    info = tfds.core.DatasetInfo(builder=identity, features=features(), metadata=tfds.core.MetadataDict(metadata or {}))
-    writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD, file_format="array_record")
-    writer.initialize_splits(list(splits))
-    for split, examples in splits.items():
-        writer.add_examples({split: map(_encodable, examples)})  # pyright: ignore[reportArgumentType] - it iterates once
-    writer.close_all()
-
-
-def _encodable(example: Example) -> Example:
-    """TFDS wants every field; images must be encoded bytes, else it would need TensorFlow to encode them."""
-    if not isinstance(example["image"], bytes):
-        kind = type(example["image"]).__name__
-        raise RecordError(f"record {example['id']}: image is {kind}; give the encoded JPEG or PNG bytes")
-    return {**{name: [] for name in _LISTS}, **example}
+    found = {
+        split: shards.write(directory, name, split, map(serialise, examples), shard_bytes)
+        for split, examples in splits.items()
+    }
+    shards.write_info(directory, name, found, metadata or {}, features())
 
 
 def read(directory, split: str, open_files: int = reading.OPEN_FILES) -> "Source":
@@ -254,6 +253,9 @@ def serialise(example: Example) -> bytes:
 
     TFDS leaves the order of a proto's map to chance, and takes ten times as long.
     """
+    if not isinstance(example["image"], bytes):
+        kind = type(example["image"]).__name__
+        raise RecordError(f"record {example['id']}: image is {kind}; give the encoded JPEG or PNG bytes")
     stored = _Stored()
     feature = stored.features.feature
     feature["id"].bytes_list.value.append(example["id"].encode())

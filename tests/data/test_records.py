@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from harmopower.data import records
+from harmopower.data import records, shards
 from harmopower.data.scenes import builder as scenes
 
 
@@ -65,6 +65,24 @@ def test_source_survives_pickling_and_slices(directory):
     source = pickle.loads(pickle.dumps(records.read(directory, "train")))
     assert source[3]["id"] == "000003"
     assert [example["id"] for example in records.read(directory, "train[1:3]")] == ["000001", "000002"]
+
+
+def test_shards_end_by_bytes_and_the_same_examples_are_the_same_bytes(tmp_path):
+    examples = [_example(f"{i:06d}") for i in range(10)]
+    size = len(records.serialise(examples[0]))
+    for folder, shard_bytes in (("one", 3 * size), ("two", 3 * size), ("whole", shards.SHARD_BYTES)):
+        records.write(tmp_path / folder, {"train": iter(examples)}, name="own", shard_bytes=shard_bytes)
+    contents = {
+        folder: {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("one", "two")
+    }
+    assert contents["one"] == contents["two"]
+    cut = [f"own-train.array_record-{number:05d}-of-00004" for number in range(4)]  # of 3, 3, 3 and 1
+    assert sorted(name for name in contents["one"] if "array_record" in name) == cut
+    assert [path.name for path in (tmp_path / "whole").glob("*array_record*")] == [
+        "own-train.array_record-00000-of-00001"
+    ]
+    for folder in ("one", "whole"):
+        assert [example["id"] for example in records.read(tmp_path / folder, "train")] == [e["id"] for e in examples]
 
 
 def test_metadata(directory):

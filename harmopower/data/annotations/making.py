@@ -14,10 +14,9 @@ import itertools
 from pathlib import Path
 import time
 
-from harmopower.data import annotations, files, jobs, records
+from harmopower.data import annotations, files, jobs, records, shards
 from harmopower.data.annotations import overlays, protocol
 from harmopower.data.preparing import plan as plans
-from harmopower.data.preparing import shards
 from harmopower.data.readers.protocol import Unit, fingerprint
 
 FOLDER, PLAN = "making", "plan.json"

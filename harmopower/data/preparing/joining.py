@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from harmopower.data import files, jobs, tokenize
-from harmopower.data.preparing import FOLDER, shards, tasks
+from harmopower.data import files, jobs, records, shards, tokenize
+from harmopower.data.preparing import FOLDER, tasks
 from harmopower.data.preparing.plan import Plan
 from harmopower.data.readers import protocol
 from harmopower.errors import CommandError
@@ -53,7 +53,7 @@ def join(directory, plan: Plan, reader: protocol.Reader, finish: Finish) -> dict
     files.write_json(directory / SUMMARY, summary)
     files.remove_partial(directory)
     files.remove_partial(folder)
-    shards.write_info(directory, name, found, reader.metadata(_labels(reports)))
+    shards.write_info(directory, name, found, reader.metadata(_labels(reports)), records.features())
     return summary
 
 

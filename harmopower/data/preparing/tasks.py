@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harmopower.data import files, readers, records
-from harmopower.data.preparing import FOLDER, identities, shards
+from harmopower.data import files, readers, records, shards
+from harmopower.data.preparing import FOLDER, identities
 from harmopower.data.preparing.plan import Plan, Task
 from harmopower.data.preparing.screening import Screen, Settings
 from harmopower.data.readers import protocol

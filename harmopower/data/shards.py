@@ -1,8 +1,9 @@
 """Shards of records: ArrayRecord files with one record a group, so that random access is cheap, and their TFDS info."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] - a compiled module
@@ -11,9 +12,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.core import naming, splits
 
-from harmopower.data import files, records
+from harmopower.data import files
 
+SHARD_BYTES = 256 * 2**20  # of a file that any store likes
 _OPTIONS = "group_size:1"
+_MODULE = "harmopower.data.records"  # what reads them
 _READ_AT_ONCE = 64
 
 
@@ -78,6 +81,16 @@ class Writer:
             self._open.__exit__(kind, error, trace)  # removes the part
 
 
+def write(directory: Path, name: str, split: str, records: Iterable[bytes], shard_bytes: int) -> list[Shard]:
+    """Writes the records of a split, cut into files of about so many bytes, under their final names."""
+    with Writer(directory, name, split, shard_bytes) as writer:
+        for record in records:
+            writer.add(record)
+    for shard, final in zip(writer.shards, final_names(name, split, len(writer.shards)), strict=True):
+        os.replace(directory / shard.file, directory / final)
+    return writer.shards
+
+
 @contextlib.contextmanager
 def writing(path) -> Iterator[array_record_module.ArrayRecordWriter]:
     """A writer of one file that is there whole or not at all."""
@@ -108,7 +121,9 @@ def final_names(name: str, split: str, count: int) -> list[str]:
     return [template.relative_filepath(shard_index=index, num_shards=count) for index in range(count)]
 
 
-def write_info(directory, name: str, shards: Mapping[str, list[Shard]], metadata: Mapping) -> None:
+def write_info(
+    directory, name: str, shards: Mapping[str, list[Shard]], metadata: Mapping, features: tfds.features.FeaturesDict
+) -> None:
     """Makes a TFDS data set of a folder of shards; `dataset_info.json` comes last and whole.
 
     Args:
@@ -116,12 +131,13 @@ def write_info(directory, name: str, shards: Mapping[str, list[Shard]], metadata
       name: of the data set.
       shards: split -> its shards, in order.
       metadata: JSON-able values to keep with the data, such as the list of classes.
+      features: of an example.
     """
     identity = tfds_info.DatasetIdentity(
-        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(directory), module_name=records.__name__
+        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(directory), module_name=_MODULE
     )
     info = tfds.core.DatasetInfo(
-        builder=identity, features=records.features(), metadata=tfds.core.MetadataDict(metadata), disable_shuffling=True
+        builder=identity, features=features, metadata=tfds.core.MetadataDict(metadata), disable_shuffling=True
     )
     info.set_file_format(file_format="array_record")
     template = naming.ShardedFileTemplate(data_dir=directory, dataset_name=name, filetype_suffix="array_record")
