@@ -12,6 +12,7 @@ FORMATS = (
     "scenes",
     "jsonl",
     "coco",
+    "emoji",
     "flickr30k_entities",
     "grit",
     "imagefolder",

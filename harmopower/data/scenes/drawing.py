@@ -3,6 +3,7 @@
 Our choice throughout. The jitter is there so that no object is known by the colour of a pixel alone.
 """
 
+from collections.abc import Callable
 import functools
 import io
 
@@ -26,12 +27,16 @@ PAINT = {
 GROUNDS = ("clouds", "slope", "weave", "grain")
 
 
-def draw(scene: Scene, size: int, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
+def draw(
+    scene: Scene, size: int, rng: np.random.Generator, sprite: Callable | None = None
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Paints a scene.
 
     Args:
       scene: a scene that is laid out.
       size: side of the picture in pixels.
+      sprite: `sprite(thing, size, rng)` gives a thing's coverage [h, w], its colours [h, w, 3] and the corner
+        (top, left); None: the shapes of this module.
 
     Returns:
       image uint8 [size, size, 3], and for each thing the share of every pixel in which it is visible, float32
@@ -40,7 +45,7 @@ def draw(scene: Scene, size: int, rng: np.random.Generator) -> tuple[np.ndarray,
     canvas = _ground(size, rng)
     visible = []
     for thing in scene.things:
-        alpha, paint, (top, left) = _sprite(thing, size, rng)
+        alpha, paint, (top, left) = (sprite or _sprite)(thing, size, rng)
         height, width = alpha.shape
         window = (slice(top, top + height), slice(left, left + width))
         canvas[window] += alpha[..., None] * (paint - canvas[window])

@@ -7,6 +7,7 @@ statements with the wording kept, never edited strings.
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -212,13 +213,18 @@ def _noun_phrase(statement, i):
     d = statement.descriptions[i]
     style = _possible_style(d)
     adjectives = [d.size, None if style == "with" else d.filling, None if style == "clause" else d.colour]
-    core = _words("NP", " ".join(["DT:a", *(f"JJ:{word}" for word in adjectives if word), f"NN:{d.shape}"]))
+    said = [f"JJ:{word}" for word in adjectives if word] + [f"NN:{word}" for word in d.shape.split()]
+    core = _words("NP", " ".join([f"DT:{_article(said[0].partition(':')[2])}", *said]))
     if style == "adjectives":
         return dataclasses.replace(core, entity=i)
     if style == "with":
         return Node("NP", (core, _around("PP", "IN:with", _words("NP", f"NNS:{FILLING_NOUNS[d.filling]}"))), i)
     predicate = Node("S", (_around("VP", "VBZ:is", _words("ADJP", f"JJ:{d.colour}")),))
     return Node("NP", (core, Node("SBAR", (_words("WHNP", "WDT:that"), predicate))), i)
+
+
+def _article(word):
+    return "an" if word[0] in "aeio" or word.startswith("um") else "a"  # "a unicorn", "an umbrella"
 
 
 def _possible_style(description):
@@ -295,16 +301,20 @@ def _collect_spans(node, start, spans):
 # ---- Nearly the same, but false ----
 
 
-def negatives(statement: Statement, scene: Scene, pairs, rng: np.random.Generator) -> list[tuple[str, str]]:
+def negatives(
+    statement: Statement, scene: Scene, pairs, rng: np.random.Generator, shapes=SHAPES
+) -> list[tuple[str, str]]:
     """One false caption of each kind that the scene allows.
 
     Every negative keeps the wording, differs from the caption, and is false of the scene even when relations are read
     generously. It says only what some scene of `pairs` could show, so that no unusual combination of words betrays it.
+    A replaced object is one of `shapes`.
 
     Returns:
       `(kind, caption)` in the order of `KINDS`.
     """
-    makers = (_swapped_attributes, _swapped_objects, _replaced_attributes, _replaced_objects, _replaced_relations)
+    objects = functools.partial(_replaced_objects, shapes=shapes)
+    makers = (_swapped_attributes, _swapped_objects, _replaced_attributes, objects, _replaced_relations)
     caption, found = text(tree(statement)), []
     for kind, maker in zip(KINDS, makers):
         candidates = [candidate for candidate in maker(statement) if _is_possible(candidate, pairs)]
@@ -368,9 +378,9 @@ def _replaced_attributes(statement) -> Iterator[Statement]:
                 yield _with_descriptions(statement, {i: {name: value}})
 
 
-def _replaced_objects(statement) -> Iterator[Statement]:
+def _replaced_objects(statement, shapes=SHAPES) -> Iterator[Statement]:
     for i in range(len(statement.descriptions)):
-        for shape in SHAPES:
+        for shape in shapes:
             yield _with_descriptions(statement, {i: {"shape": shape}})
 
 

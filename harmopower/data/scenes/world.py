@@ -96,7 +96,7 @@ def sample(rng: np.random.Generator, kind: str, pairs) -> Scene:
         choices = [pair for pair in pairs if kind != "alike" or pair[1] == of_shape]
         chosen = rng.choice(len(choices), count, replace=False)
         things = tuple(_thing(rng, choices[i], rare_large=kind == "several") for i in chosen)
-        scene = Scene(things, _relations(rng, kind, count))
+        scene = Scene(things, relations_of(rng, kind, count))
         if is_possible(scene, pairs):
             return scene
 
@@ -106,16 +106,17 @@ def _thing(rng, pair, rare_large):
     return Thing(*pair, filling=str(rng.choice(FILLINGS, p=FILLING_SHARES)), size=size)
 
 
-def _relations(rng, kind, count):
+def relations_of(rng: np.random.Generator, kind: str, count: int, related=RELATIONS) -> tuple[tuple, ...]:
+    """Draws the relations that shall hold between `count` things of a kind of scene; `related`: those of two things."""
     if kind == "related":
-        return ((0, str(rng.choice(RELATIONS)), 1),)
+        return ((0, str(rng.choice(related)), 1),)
     if kind == "alike":
         return ((0, str(rng.choice(list(DIRECTIONS))), 1),)
     if kind == "several" and rng.random() < 0.6:
         first = str(rng.choice(list(DIRECTIONS)))
         # Four things lie in a 2 x 2 grid: where one pair shares a row, so does the other.
         names = (first, str(rng.choice([first, OPPOSITE[first]])))
-        return tuple((i, names[i // 2], i + 1) for i in range(0, count - 1, 2))
+        return tuple((i, names[i // 2], i + 1) for i in range(0, min(count, 4) - 1, 2))
     return ()
 
 
@@ -254,8 +255,19 @@ def _place_in_cells(scene, rng):
     """One thing anywhere; three or four in the cells of a 2 x 2 grid, with jitter."""
     if len(scene.things) == 1:
         return dataclasses.replace(scene, things=(_placed(scene.things[0], rng, *rng.uniform(0.15, 0.85, 2)),))
+    if len(scene.things) > 4:
+        return _place_in_six(scene, rng)
     cells = rng.permutation(4)[: len(scene.things)]
     centres = 0.27 + 0.46 * np.stack([cells % 2, cells // 2], 1) + rng.uniform(-0.1, 0.1, (len(cells), 2))
+    things = tuple(_placed(thing, rng, *centre) for thing, centre in zip(scene.things, centres))
+    return dataclasses.replace(scene, things=things)
+
+
+def _place_in_six(scene, rng):
+    """Five or six small things in 3 x 2 or 2 x 3 cells: as far apart as "left of" asks for, so with little jitter."""
+    cells = rng.permutation(6)[: len(scene.things)]
+    centres = np.stack([0.18 + 0.32 * (cells % 3), 0.27 + 0.46 * (cells // 3)], 1)
+    centres = (centres + rng.uniform(-0.02, 0.02, centres.shape))[:, :: int(rng.choice((1, -1)))]
     things = tuple(_placed(thing, rng, *centre) for thing, centre in zip(scene.things, centres))
     return dataclasses.replace(scene, things=things)
 
