@@ -6,22 +6,25 @@ applied by ml_collections on top. A key that is not in the table cannot be set, 
 
 import difflib
 import json
-import math
 import os
 import runpy
 
 from ml_collections import ConfigDict
 
+from harmopower import combinations, durations
 from harmopower.errors import ConfigError
 from harmopower.settings import FREE, HISTORY, STEPS, Choice, Numbers, Real, Setting, Switch, Text, Whole, refusal
 
 WEIGHT = Real(0, 1e6)
+MANY_EXAMPLES = 2**50
 # What a run with checkpoints is made of is fixed, the default. Schedules, the optimizer's settings, evaluation, logging
 # may change, and the HISTORY tells when. FREE is where and how fast the same numbers are computed; data and tokenizer
 # are known by their contents, not by their path.
 SETTINGS = {
     "seed": Setting(0, Whole(0, 2**32 - 1), "where every random number of the run starts"),
-    "total_steps": Setting(1000, Whole(1, STEPS), "updates", HISTORY),
+    "total_steps": Setting(1000, Whole(0, STEPS), "updates; 0 where the next two say how long", HISTORY),
+    "total_examples": Setting(0, Whole(0, MANY_EXAMPLES), "in place of total_steps: examples seen", HISTORY),
+    "total_epochs": Setting(0.0, Real(0, 1e6), "in place of total_steps: passes over all examples", HISTORY),
     "batch_size": Setting(128, Whole(1, 2**24), "pairs a step, over all devices and all accumulation slices"),
     "accumulate": Setting(1, Whole(1), "slices of the global batch, with exact gradients", FREE),
     "init": Setting("", Text(), "weights to start from, a path; empty = random"),
@@ -55,6 +58,9 @@ SETTINGS = {
     "data.min_crop_area": Setting(
         1.0, Real(0.01, 1), "smallest share of the image that a random crop keeps; 1 = the whole image"
     ),
+    "data.crop_aspect": Setting(
+        "relative", Choice(("relative", "absolute")), "a random crop is 3/4 to 4/3 of the image's aspect, or of 1"
+    ),
     "data.group_size": Setting(
         1, Whole(1), "consecutive records that the shuffle keeps together; 4 for the embedded scenes"
     ),
@@ -85,6 +91,9 @@ SETTINGS = {
     "model.dtype": Setting("float32", Choice(("float32", "bfloat16")), "what the towers compute in"),
     "model.remat": Setting("none", Choice(("none", "dots", "full")), "what the backward pass computes again", FREE),
     "model.attention": Setting("xla", Choice(("xla", "cudnn")), "cudnn: flash attention of NVIDIA GPUs", FREE),
+    "model.position_init": Setting(
+        "sincos", Choice(("sincos", "noise")), "what image positions are learnt from; CLIP and OpenCLIP: noise"
+    ),
     "model.layer_norm_epsilon": Setting(1e-5, Real(1e-12, 1), "added to the variance"),
     "model.pixel_mean": Setting(
         "0.48145466,0.4578275,0.40821073", Numbers(3, Real(0, 1)), "of red, green and blue in 0..1: OpenAI's CLIP"
@@ -142,13 +151,35 @@ SETTINGS = {
     "optimizer.name": Setting(
         "adamw", Choice(("adamw", "muon")), "muon: Muon for the matrices of the blocks, Adam for the rest"
     ),
-    "optimizer.learning_rate": Setting(1e-3, Real(0, 10), "at the end of the warm-up; then a cosine to 0", HISTORY),
+    "optimizer.learning_rate": Setting(1e-3, Real(0, 10), "at the end of the warm-up", HISTORY),
+    "optimizer.schedule": Setting(
+        "cosine", Choice(("cosine", "constant", "rsqrt")), "after the warm-up; cosine falls to 0", HISTORY
+    ),
+    "optimizer.timescale": Setting(
+        10_000, Whole(1, STEPS), "steps of rsqrt: sqrt(timescale / (timescale + s))", HISTORY
+    ),
     "optimizer.warmup_steps": Setting(100, Whole(0, STEPS), "over which it grows from 0; below total_steps", HISTORY),
+    "optimizer.warmup_examples": Setting(0, Whole(0, MANY_EXAMPLES), "in place of warmup_steps, which is 0", HISTORY),
+    "optimizer.warmup_epochs": Setting(0.0, Real(0, 1e6), "in place of warmup_steps, which is 0", HISTORY),
+    "optimizer.cooldown_steps": Setting(
+        0, Whole(0, STEPS), "at the end, over which constant and rsqrt fall to 0", HISTORY
+    ),
+    "optimizer.cooldown_examples": Setting(0, Whole(0, MANY_EXAMPLES), "in place of cooldown_steps", HISTORY),
+    "optimizer.cooldown_epochs": Setting(0.0, Real(0, 1e6), "in place of cooldown_steps", HISTORY),
     "optimizer.b1": Setting(0.9, Real(0, 0.999999), "decay of the mean of the gradients", HISTORY),
     "optimizer.b2": Setting(0.98, Real(0, 0.999999), "decay of the mean of their squares", HISTORY),
     "optimizer.epsilon": Setting(1e-8, Real(1e-30, 1), "added to the root of the squares", HISTORY),
     "optimizer.weight_decay": Setting(
         0.2, Real(0, 100), "of weights that are no gains, biases or temperatures", HISTORY
+    ),
+    "optimizer.groups": Setting(
+        "", Text(), "what is trained and how fast: patterns with factors, text/*=0; or recipes (training/groups.py)"
+    ),
+    "optimizer.layer_decay": Setting(
+        1.0, Real(0.01, 1), "factor of the learning rate for each block between a parameter and the output", HISTORY
+    ),
+    "optimizer.ema": Setting(
+        0.0, Real(0, 0.9999999), "decay a step of a moving average of the parameters, kept beside them; 0 = none"
     ),
     "optimizer.clip_norm": Setting(1.0, Real(1e-6, 1e9, also=(0,)), "longest gradient; 0 = not clipped", HISTORY),
     "optimizer.max_bad_updates": Setting(
@@ -188,7 +219,6 @@ SETTINGS = {
 }
 RENAMED = {"objective.global": "objective.global_contrastive"}  # what workdirs of older versions hold
 GONE = ("objective.lexeme_region.own_text",)  # and what they hold that is a setting no more
-MAX_EXACT_REGIONS = 12  # of the method `exact`, which goes through 2 ** M subsets (METHOD section 6)
 OBJECTIVES = tuple(key.split(".")[1] for key in SETTINGS if key.startswith("objective.") and key.endswith(".weight"))
 
 
@@ -238,11 +268,11 @@ def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
       ConfigError: names the key, both values and the rule that they break.
     """
     check_values(config)
-    _check_batch(config, devices, processes)
+    combinations.check_batch(config, devices, processes)
     if not any(config.objective[name].weight for name in OBJECTIVES):
         raise ConfigError("every config.objective.*.weight is 0; there is nothing to train on")
-    _check_together(config)
-    _check_regions(config)
+    durations.check(config)
+    combinations.check(config)
 
 
 def check_values(config: ConfigDict) -> None:
@@ -268,58 +298,6 @@ def check_key(key: str) -> None:
     close = same_name or difflib.get_close_matches(key, SETTINGS, n=1)
     hint = f"; did you mean config.{close[0]}?" if close else ""
     raise ConfigError(f"config.{key} is no setting{hint} (--help_config lists them)")
-
-
-def _check_together(config: ConfigDict) -> None:
-    powerset, data, model = config.objective.powerset, config.data, config.model
-    if config.optimizer.warmup_steps >= config.total_steps:
-        raise ConfigError(
-            f"config.optimizer.warmup_steps {config.optimizer.warmup_steps} must be below config.total_steps "
-            f"{config.total_steps}"
-        )
-    if powerset.weight and powerset.method == "exact" and data.max_boxes > MAX_EXACT_REGIONS:
-        raise ConfigError(
-            f"config.data.max_boxes {data.max_boxes} is above {MAX_EXACT_REGIONS}, up to which all subsets can be "
-            "gone through; lower it, or set config.objective.powerset.method to nla or sampled"
-        )
-    if model.attention == "cudnn" and model.dtype != "bfloat16":
-        raise ConfigError(
-            f"config.model.attention cudnn computes in bfloat16, but config.model.dtype is {model.dtype}; change "
-            "one of them"
-        )
-
-
-def _check_regions(config: ConfigDict) -> None:
-    if "{}" not in config.data.label_prompt:
-        raise ConfigError(f"config.data.label_prompt {config.data.label_prompt!r} has no {{}} where the label goes")
-    terms = config.objective
-    needing = ["lexeme_region"] * (terms.lexeme_region.weight > 0)
-    needing += ["global_region"] * (terms.global_region.weight > 0 and terms.global_region.mode == "text")
-    if config.data.regions == "random" and needing:
-        key = f"config.objective.{needing[0]}"
-        raise ConfigError(
-            f"{key}.weight {terms[needing[0]].weight} needs regions with texts, but config.data.regions 'random' draws "
-            f"boxes that have none; set {key}.weight=0, or config.data.regions to boxes or mixed"
-        )
-
-
-def _check_batch(config: ConfigDict, devices: int, processes: int) -> None:
-    mesh = config.mesh
-    replicas = devices // max(mesh.tensor, 1)  # the batch is cut over the axes data and fsdp
-    slices = (config.accumulate, "slices (config.accumulate)")
-    turns = (config.data.region_text_every, "images that take turns (config.data.region_text_every)")
-    for factors in (
-        [(replicas, "devices that share the batch (config.mesh.data x fsdp)"), slices],
-        [(processes, "processes"), slices],
-        [slices, turns],  # a group may lie on several devices: only slower
-    ):
-        factors = [(count, name) for count, name in factors if count != 1]
-        pieces = math.prod(count for count, _ in factors)
-        if pieces and config.batch_size % pieces:
-            raise ConfigError(
-                f"config.batch_size {config.batch_size} does not divide over "
-                f"{' x '.join(f'{count} {name}' for count, name in factors)}; set it to a multiple of {pieces}"
-            )
 
 
 def to_json(config: ConfigDict) -> str:

@@ -24,6 +24,7 @@ from harmopower.parallel import mesh as meshes
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 MODEL = flags.DEFINE_multi_string("model", [], "Published weights: a folder, a file or hf:NAME; may be repeated.")
 OUTPUT = flags.DEFINE_string("output", "runs/evaluated", "Folder for what --model gives.")
+EMA = flags.DEFINE_bool("ema", False, "The moving average of the parameters; results go to WORKDIR/ema.")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
 SUITE = flags.DEFINE_multi_string("suite", None, "Which suites to run, comma-separated or repeated.")
 DATA = flags.DEFINE_string("data", None, "Root folder of the suites' own data, config.evaluation.data.")
@@ -41,20 +42,24 @@ def main(argv: list[str]) -> None:
     changes = overrides(config_flags.get_override_values(flags.FLAGS["config"]))
     if WORKDIR.value is None and not MODEL.value:
         raise CommandError("--workdir is missing, or --model; --help shows an example")
+    if EMA.value and WORKDIR.value is None:
+        raise CommandError("--ema is of --workdir; published weights have no moving average")
     meshes.initialize_processes()
-    found = {}
+    found, path = {}, OUTPUT.value
     if WORKDIR.value is not None:
-        found[WORKDIR.value] = evaluate(WORKDIR.value, WORKDIR.value, changes, STEP.value)
+        path = os.path.join(WORKDIR.value, "ema") if EMA.value else WORKDIR.value
+        found[path] = evaluate(WORKDIR.value, path, changes, STEP.value, EMA.value)
     for model in MODEL.value:
         folder = published.folder(model, OUTPUT.value, changes.get("data.tokenizer", ""))
         found[model] = evaluate(folder, os.path.join(OUTPUT.value, published.slug(model)), changes)
     if jax.process_index() == 0:
-        path = OUTPUT.value if MODEL.value or WORKDIR.value is None else WORKDIR.value
-        written = tables.write(path, {name: each for name, each in found.items() if each.metrics})
+        written = tables.write(
+            OUTPUT.value if MODEL.value else path, {name: each for name, each in found.items() if each.metrics}
+        )
         print("written: " + ", ".join(written))
 
 
-def evaluate(workdir: str, output: str, changes: dict, step: int | None = None) -> Found:
+def evaluate(workdir: str, output: str, changes: dict, step: int | None = None, ema: bool = False) -> Found:
     """Loads a checkpoint, runs the suites, reports into `output`."""
     config, tokenizer = runs.read_workdir(workdir, changes.get("data.tokenizer", ""))
     config.mesh = configs.get_config().mesh  # that of the training machine need not fit here
@@ -72,7 +77,7 @@ def evaluate(workdir: str, output: str, changes: dict, step: int | None = None) 
     mesh = meshes.make_mesh(**config.mesh)
     model = runs.build_model(config, tokenizer)
     with jax.set_mesh(mesh):
-        step, params = runs.load_params(workdir, model, mesh, step)
+        step, params = runs.load_params(workdir, model, mesh, step, ema)
         keep = lambda encoder: kept.KeptIn(output, encoder, AGAIN.value)
         found = runs.evaluation(config, output, model, tokenizer, keep=keep)(params, step)
     assert found is not None  # nothing has asked it to stop

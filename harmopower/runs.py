@@ -12,6 +12,7 @@ from harmopower.evaluation.encoder import Encoder
 from harmopower.evaluation.suite import Found
 from harmopower.models import clip
 from harmopower.objectives import total
+from harmopower.training import groups
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training.checkpoints import CheckpointGone, Checkpoints
@@ -24,6 +25,7 @@ def check(config, platform: str) -> None:
       ConfigError: names the key, the value and the rule.
     """
     clip.grid(config)
+    groups.parse(config.optimizer.groups)
     suites.chosen(config.evaluation.suite)
     if config.model.attention == "cudnn" and platform != "gpu":
         raise ConfigError(f"config.model.attention cudnn needs an NVIDIA GPU, but this is a {platform}; set it to xla")
@@ -98,8 +100,8 @@ def read_workdir(workdir: str, tokenizer: str = ""):
     return config, Tokenizer.load(tokenizer, workdir, config.data.clean_text)
 
 
-def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):
-    """The step and parameters of a checkpoint, the newest by default, on `mesh`.
+def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None, ema: bool = False):
+    """The step and parameters of a checkpoint, the newest by default, on `mesh`; `ema`: their moving average.
 
     Raises:
       CheckpointError: it is missing or does not fit the model.
@@ -109,7 +111,7 @@ def load_params(workdir: str, model: clip.CLIP, mesh, step: int | None = None):
     while True:
         found = checkpoints.resolve(step)
         try:
-            return found, checkpoints.restore_params(found, like)
+            return found, checkpoints.restore_params(found, like, ema)
         except CheckpointGone:  # a run that is being trained saved a newer one meanwhile
             if step is not None:
                 raise

@@ -12,7 +12,7 @@ from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
-from harmopower import command, errors, runs
+from harmopower import command, durations, errors, runs
 from harmopower import config as configs
 from harmopower import workdir as workdirs
 from harmopower.data.pipeline import BadDataError
@@ -57,6 +57,8 @@ def main(argv: list[str]) -> int:
             if config.init:
                 starting.adopt(config, config_flags.get_override_values(flags.FLAGS["config"]), loop.say)
             tokenizer, pipeline = runs.open_data(config)
+            for line in durations.in_steps(config, pipeline.examples):
+                loop.say(line)
             if nothing := running.nothing_to_measure(config):
                 loop.say(nothing)
             model = runs.build_model(config, tokenizer)

@@ -24,26 +24,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code, 2 for errors of the user."""
     options = _parser().parse_args(arguments)
     try:
-        run(options.workdir, options.step, options.format, options.output)
+        run(options.workdir, options.step, options.format, options.output, options.ema)
     except (CommandError, ConfigError, TokenizerError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return 0
 
 
-def run(workdir: str, step: int | None, name: str, output: str) -> None:
-    """Exports the checkpoint of that step (None: the newest)."""
+def run(workdir: str, step: int | None, name: str, output: str, ema: bool = False) -> None:
+    """Exports the checkpoint of that step (None: the newest); `ema`: the moving average of its parameters."""
     config, tokenizer = runs.read_workdir(workdir)
     model = export.exported_model(config, tokenizer)
     export.check_format(name, model, config.data.resize_mode)
     # One CPU device: whatever mesh the checkpoint was trained on, it is read into this host's memory once.
     mesh = meshes.make_mesh(devices=jax.local_devices(backend="cpu")[:1])
-    measured = epath.Path(workdir) / "eval.json"
+    measured = epath.Path(workdir) / ("ema/eval.json" if ema else "eval.json")  # where --ema evaluates to
     with jax.set_mesh(mesh):
         export.export(
             name,
             model,
-            lambda: runs.load_params(workdir, model, mesh, step),
+            lambda: runs.load_params(workdir, model, mesh, step, ema),
             tokenizer,
             config,
             output,
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    parser.add_argument("--ema", action="store_true", help="the moving average of the parameters (optimizer.ema)")
     parser.add_argument("--format", required=True, choices=tuple(export.FORMATS))
     parser.add_argument("--output", required=True, help="the new folder; an earlier export there is replaced")
     return parser

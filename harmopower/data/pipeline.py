@@ -133,6 +133,11 @@ class Pipeline:
         self._named: dict[str, str] = {}
         self.seen = self.bad = 0
 
+    @property
+    def examples(self) -> int:
+        """Examples of an epoch, of all hosts; of several data sets, the sum."""
+        return self._builder.examples
+
     @functools.cached_property
     def contents(self) -> contents.Contents:
         return contents.join(map(contents.look, self._sources))
@@ -153,7 +158,7 @@ class Pipeline:
         Raises:
           BadDataError: they are more than `max_bad_fraction` of them; names some that this host has read.
         """
-        if seen >= min(_JUDGED_AFTER, self._builder.examples) and bad > self._max_bad_fraction * seen:
+        if seen >= min(_JUDGED_AFTER, self.examples) and bad > self._max_bad_fraction * seen:
             examples = "; ".join(list(self._named.values())[:3]) or "see the log of the other processes"
             raise BadDataError(
                 f"{bad} of {seen} examples ({bad / seen:.2%}) cannot be used, more than "

@@ -44,6 +44,7 @@ class Options:
     regions: str = "boxes"
     region_text_length: int = 16
     min_crop_area: float = 1.0
+    crop_aspect: str = "relative"
     resize_mode: str = "squash"
     region_text: bool = False
     alone_text: bool = False
@@ -99,7 +100,9 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
         raise records.RecordError("; ".join(problems))
     caption = int(rng.integers(len(example["captions"])))
     image = _decode(example)
-    if options.min_crop_area < 1:
+    if options.min_crop_area < 1 and options.crop_aspect == "absolute":
+        window = transforms.absolute_window(rng, options.min_crop_area, image.size)
+    elif options.min_crop_area < 1:
         window = transforms.random_window(rng, options.min_crop_area)
     else:
         window = transforms.fixed_window(image.size, options.image_size, options.resize_mode)

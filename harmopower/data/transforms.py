@@ -51,6 +51,26 @@ def random_window(rng: np.random.Generator, min_crop_area: float) -> Window:
     return y0, x0, min(1.0, y0 + height), min(1.0, x0 + width)
 
 
+def absolute_window(rng: np.random.Generator, min_crop_area: float, size: tuple[int, int]) -> Window:
+    """Draws a crop window as torchvision's RandomResizedCrop and so OpenCLIP does: its aspect in pixels is 3/4 to 4/3.
+
+    Ten times a window of a drawn area and aspect is tried; where none lies in the image (one twice as wide as high
+    never has one of 0.9), it is the largest centred one of a legal aspect. Places are not rounded to pixels.
+
+    Args:
+      size: width and height of the image.
+    """
+    own = size[0] / size[1]
+    for _ in range(10):
+        area, aspect = rng.uniform(min_crop_area, 1), math.exp(rng.uniform(-_ASPECT, _ASPECT)) / own
+        width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if width <= 1 and height <= 1:
+            y0, x0 = rng.uniform(0, 1 - height), rng.uniform(0, 1 - width)
+            return y0, x0, y0 + height, x0 + width
+    width, height = min(1.0, 4 / 3 / own), min(1.0, own / (3 / 4))
+    return (1 - height) / 2, (1 - width) / 2, (1 + height) / 2, (1 + width) / 2
+
+
 def crop_and_resize(image: Image.Image, window: Window, image_size: int) -> np.ndarray:
     """Cuts the window and resizes it to a square, bicubic with antialias: `uint8 [image_size, image_size, 3]`.
 

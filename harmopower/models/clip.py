@@ -42,6 +42,8 @@ class CLIP(nn.Module):
     pixel_mean: tuple[float, ...]  # of red, green and blue
     pixel_std: tuple[float, ...]
     learnt: tuple[tuple[str, float, bool], ...] = CLIP_SCALES  # scalars of the losses: name, start, logarithmic
+    position_init: str = "sincos"
+    frozen_blocks: tuple[int, int] = (0, 0)  # first blocks of the image and text tower whose weights have no gradient
 
     def setup(self) -> None:
         self.vision = VisionTower(
@@ -52,6 +54,8 @@ class CLIP(nn.Module):
             self.pool,
             self.dense,
             self.transformer,
+            self.frozen_blocks[0],
+            self.position_init,
         )
         self.text = TextTower(
             self.preset.text,
@@ -61,6 +65,7 @@ class CLIP(nn.Module):
             self.eot_id,
             self.text_pool,
             self.transformer,
+            self.frozen_blocks[1],
         )
         self._learnt = {name: self.param(name, _scalar(start), ()) for name, start, _ in self.learnt}
 
@@ -154,6 +159,7 @@ def from_config(
         pool=config.model.pool,
         text_pool=text_pool(config),
         dense=config.model.dense,
+        position_init=config.model.position_init,
         transformer=nn.FrozenDict(transformer),
         pixel_mean=settings.numbers(config.model.pixel_mean),
         pixel_std=settings.numbers(config.model.pixel_std),

@@ -100,6 +100,7 @@ class Transformer(nn.Module):
     dtype: jnp.dtype
     remat: str
     scan_unroll: int
+    frozen_blocks: int = 0  # so many first blocks are run apart, so that their weights' gradient is never computed
 
     @nn.compact
     def __call__(
@@ -111,6 +112,9 @@ class Transformer(nn.Module):
           the tokens after the last block, and the same read through the last block's value path (None unless
           `value_tokens`), both `[B, N, width]`.
         """
+        if self.frozen_blocks and not self.is_initializing():
+            x, before = self._in_two_parts(x, value_tokens)
+            return x, self._last_value_path(before) if value_tokens else None
         block = self._block_class()(**self._block_arguments(), name="blocks")
         (x, before), _ = nn.scan(
             lambda layer, carry, _: ((layer(carry[0]), carry[0] if value_tokens else None), None),
@@ -121,6 +125,21 @@ class Transformer(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(block, (x, x if value_tokens else None), None)
         return x, self._last_value_path(before) if value_tokens else None
+
+    def _in_two_parts(self, x, value_tokens: bool):
+        """The same by two scans, the first one over blocks that are constants to the gradient."""
+        block = self._block_class()(**self._block_arguments(), parent=None)
+        stacked = nn.unbox(self.variables["params"]["blocks"])
+
+        def run(carry, params):
+            return (block.apply({"params": params}, carry[0]), carry[0] if value_tokens else None), None
+
+        frozen = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf[: self.frozen_blocks]), stacked)
+        carry = x, (x if value_tokens else None)
+        for part in (frozen, jax.tree.map(lambda leaf: leaf[self.frozen_blocks :], stacked)):
+            depth = len(jax.tree.leaves(part)[0])
+            carry, _ = jax.lax.scan(run, carry, part, unroll=min(self.scan_unroll, depth))
+        return carry
 
     def _block_class(self):
         if self.remat == "none":

@@ -22,6 +22,7 @@ class TextTower(nn.Module):
     eot_id: int
     pool: str  # "eos" | "mean"
     transformer: Mapping
+    frozen_blocks: int = 0
 
     @nn.compact
     def __call__(self, ids: Int[AnyArray, "B T"]) -> tuple[Float[Array, "B D"], Float[Array, "B T D"]]:
@@ -37,7 +38,13 @@ class TextTower(nn.Module):
         # in shards and moves the activations about.
         x = (rules.replicate(table)[ids] + position[: ids.shape[1]]).astype(dtype)
         x, _ = layers.Transformer(
-            width, self.size.heads, self.size.layers, causal=True, name="transformer", **self.transformer
+            width,
+            self.size.heads,
+            self.size.layers,
+            causal=True,
+            frozen_blocks=self.frozen_blocks,
+            name="transformer",
+            **self.transformer,
         )(x)
         x = layers.layer_norm(self.transformer["epsilon"], dtype, "norm_final")(x)
         projection = self.param("projection", layers.normal(width**-0.5, "embed", "shared"), (width, self.shared))

@@ -14,11 +14,13 @@ from harmopower.models.presets import Tower
 
 
 @functools.partial(nn.with_logical_partitioning, names=("position", "embed"))
-def _init_position(_key, grid: tuple[int, int], width: int):
-    """Learnable positions start from 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580), not from noise.
+def _init_position(key, grid: tuple[int, int], width: int, start: str):
+    """Learnable positions start from 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580), or as CLIP's do.
 
     Small noise leaves neighbours unknown at first, and shapes that cross patches are learned late.
     """
+    if start == "noise":
+        return width**-0.5 * jax.random.normal(key, (1 + grid[0] * grid[1], width))
     frequency = 10_000.0 ** -jnp.linspace(0, 1, width // 4)
     row, column = (place.reshape(-1, 1) * frequency for place in jnp.mgrid[: grid[0], : grid[1]])
     table = jnp.concatenate([jnp.sin(column), jnp.cos(column), jnp.sin(row), jnp.cos(row)], axis=1)
@@ -35,6 +37,8 @@ class VisionTower(nn.Module):
     pool: str  # "cls" | "mean"
     dense: str  # "full" | "value"
     transformer: Mapping
+    frozen_blocks: int = 0
+    position_init: str = "sincos"  # "sincos" | "noise"
 
     @nn.compact
     def __call__(
@@ -53,7 +57,13 @@ class VisionTower(nn.Module):
         x = self._tokens(images.astype(dtype), kept)
         x = layers.layer_norm(self.transformer["epsilon"], dtype, "norm_pre")(x)
         x, value = layers.Transformer(
-            width, self.size.heads, self.size.layers, causal=False, name="transformer", **self.transformer
+            width,
+            self.size.heads,
+            self.size.layers,
+            causal=False,
+            frozen_blocks=self.frozen_blocks,
+            name="transformer",
+            **self.transformer,
         )(x, value_tokens=self.dense == "value")
         norm = layers.layer_norm(self.transformer["epsilon"], dtype, "norm_post")
         projection = self.param("projection", layers.normal(width**-0.5, "embed", "shared"), (width, self.shared))
@@ -71,7 +81,7 @@ class VisionTower(nn.Module):
         )
         scale = width**-0.5
         class_token = self.param("class_token", layers.normal(scale, "norm"), (width,))
-        position = self.param("position", _init_position, self.grid, width)
+        position = self.param("position", _init_position, self.grid, width, self.position_init)
         patches = (
             images.reshape(batch, rows, patch, columns, patch, 3).swapaxes(2, 3).reshape(batch, rows * columns, -1)
         )

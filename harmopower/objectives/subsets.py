@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from harmopower.arrays import AnyArray
-from harmopower.config import MAX_EXACT_REGIONS
+from harmopower.combinations import MAX_EXACT_REGIONS
 from harmopower.objectives.contrastive import NOTHING
 
 # A product of this many factors in 1/2 .. 1 is far from the smallest float32, 2 ** -126.

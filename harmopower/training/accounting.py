@@ -9,7 +9,8 @@ alone.
 A train step counts as three times its forward pass, which is the custom and little more than the truth (pixels need no
 gradient). Two sums of it are told apart: *model* FLOPs are what the method asks for, whatever the settings, and
 utilisation is measured by them; *hardware* FLOPs add what is computed again (`model.remat=full`, `accumulate`, the
-losses' tiles).
+losses' tiles). A tower counts its backward pass as far down as its lowest block with a trained parameter
+(`optimizer.groups`); of what is frozen above that, the weights' gradient is counted all the same.
 """
 
 from typing import NamedTuple
@@ -19,6 +20,8 @@ import numpy as np
 from harmopower.models import clip, presets, vision
 from harmopower.objectives import total
 from harmopower.objectives.objective import Sizes
+from harmopower.training import groups
+from harmopower.training import state as states
 
 
 class Chip(NamedTuple):
@@ -98,11 +101,25 @@ def step_flops(config, hardware: bool = False, alone_text: bool = False) -> dict
     """
     again = 1 if hardware and config.accumulate > 1 else 0  # the features of every slice are computed twice
     remat = 1 if hardware and config.model.remat == "full" else 0
-    towers, texts = 3 + again + remat, _region_texts(config, again, remat, alone_text)
-    parts = {"towers": towers * forward_flops(config), "tokens": _tokens(config, again), "region_texts": texts}
+    back = {tower: trained * (2 + remat) for tower, trained in trained_shares(config).items()}
+    towers = (1 + again + back["vision"]) * image_flops(config)
+    towers += (1 + again + back["text"]) * text_flops(config, config.data.context_length)
+    texts = _region_texts(config, again, back["text"], alone_text)
+    parts = {"towers": towers, "tokens": _tokens(config, again), "region_texts": texts}
     losses = total.loss_flops(config.objective, sizes(config), hardware)
     counted = {name: config.batch_size * value for name, value in parts.items()} | losses
     return {name: value for name, value in counted.items() if value}
+
+
+def trained_shares(config) -> dict[str, float]:
+    """The share of each tower, counted in blocks from its output, through which its backward pass goes."""
+    if not config.optimizer.groups:
+        return dict.fromkeys(groups.TOWERS, 1.0)
+    model = clip.from_config(config, clip.VOCABULARY, clip.VOCABULARY - 1, total.scales(config.objective))
+    shapes = states.shapes(model)
+    reach = {tower: groups.depth(config.optimizer, shapes, tower) for tower in groups.TOWERS}
+    layers = {"vision": model.preset.vision.layers, "text": model.preset.text.layers}
+    return {tower: min(max(deepest, 0) / layers[tower], 1.0) for tower, deepest in reach.items()}
 
 
 def sizes(config) -> Sizes:
@@ -139,7 +156,7 @@ def _tokens(config, again: int) -> float:
     return (3 + again) * (projection + value) + (2 + again) * 2 * members * shared
 
 
-def _region_texts(config, again: int, remat: int, alone_text: bool) -> float:
+def _region_texts(config, again: int, back: float, alone_text: bool) -> float:
     """What the regions' own texts cost a pair; the gradient of crops is stopped, so they cost their forward pass."""
     length = config.data.region_text_length
     reads_tokens = clip.text_pool(config) == "mean" or alone_text
@@ -149,7 +166,7 @@ def _region_texts(config, again: int, remat: int, alone_text: bool) -> float:
         * text_flops(config, length, projected=length if reads_tokens else 1)
     )
     crops = config.data.max_boxes * image_flops(config, whole=True) if total.active(config.objective).crops else 0
-    return (3 + again + remat) * texts + (1 + again) * crops
+    return (1 + again + back) * texts + (1 + again) * crops
 
 
 # --- rates ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Saving and restoring a run with Orbax; the only file that knows Orbax.
 
-A checkpoint holds two flat tables of arrays, `params` and `optimizer`, whose names are the paths in the state
-(`vision/transformer/blocks/qkv/kernel`), so that other tools can read the parameters without our classes.
+A checkpoint holds flat tables of arrays, `params`, `optimizer` and where the run keeps one `ema`, whose names are the
+paths in the state (`vision/transformer/blocks/qkv/kernel`), so that other tools can read them without our classes.
 """
 
 import functools
@@ -20,6 +20,7 @@ from harmopower.errors import CommandError
 from harmopower.training.state import TrainState
 from harmopower.training.watch import NonFiniteError
 
+EMA = "ema"
 _REMOVAL_SECONDS = 1.0  # longer than it takes to remove a checkpoint, whose files go one by one
 
 
@@ -39,7 +40,8 @@ def _unflat(flat: dict, like):
 
 
 def _parts(state: TrainState) -> dict:
-    return {"params": _flat(state.params), "optimizer": _flat((state.step, state.optimizer_state))}
+    parts = {"params": _flat(state.params), "optimizer": _flat((state.step, state.optimizer_state))}
+    return parts if state.ema is None else parts | {EMA: _flat(state.ema)}
 
 
 class CheckpointGone(CheckpointError):
@@ -78,11 +80,25 @@ class Checkpoints:
         """
         found = self._load(step, _parts(like))
         done, optimizer_state = _unflat(found["optimizer"], (like.step, like.optimizer_state))
-        return TrainState(done, _unflat(found["params"], like.params), optimizer_state)
+        ema = None if like.ema is None else _unflat(found[EMA], like.ema)
+        return TrainState(done, _unflat(found["params"], like.params), optimizer_state, ema)
 
-    def restore_params(self, step: int, like):
-        """Reads only the parameters of `step`, for evaluation and export, into the shapes and shards of `like`."""
-        return _unflat(self._load(step, {"params": _flat(like)})["params"], like)
+    def restore_params(self, step: int, like, ema: bool = False):
+        """Reads only the parameters of `step`, for evaluation and export, into the shapes and shards of `like`.
+
+        Args:
+          ema: their moving average in place of them.
+
+        Raises:
+          CheckpointError: names or shapes differ, or there is no average.
+        """
+        part = EMA if ema else "params"
+        if ema and EMA not in self._stored(step):
+            raise CheckpointError(
+                f"--ema: the checkpoint of step {step} in {self._directory} holds no moving average; it was trained "
+                "with config.optimizer.ema=0"
+            )
+        return _unflat(self._load(step, {part: _flat(like)})[part], like)
 
     def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """The shapes of the parameters of `step` by flat name, as they are stored."""
@@ -124,14 +140,18 @@ class Checkpoints:
     def _compare(self, step: int, expected: dict) -> None:
         # Orbax reports a mismatch as a missing file, so names, shapes and types are compared beforehand.
         stored = self._stored(step)
-        lines = []
-        for part, arrays in expected.items():
-            lines += _differences(stored.get(part) or {}, arrays)
-        if lines:
-            shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
-            raise CheckpointError(
-                f"the checkpoint of step {step} in {self._directory} does not fit this model: {shown}"
-            )
+        found = {part: _differences(stored.get(part) or {}, arrays) for part, arrays in expected.items()}
+        lines = [line for part in found.values() for line in part]
+        if not lines:
+            return
+        shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
+        where = f"the checkpoint of step {step} in {self._directory}"
+        if "optimizer" not in expected or found["params"]:
+            raise CheckpointError(f"{where} does not fit this model: {shown}")
+        raise CheckpointError(
+            f"{where} fits the model, but not the optimizer: {shown}. Give config.optimizer.{{name, groups, ema}} as "
+            "they were, or begin another --workdir with config.init"
+        )
 
 
 class CheckpointWriter(Checkpoints):

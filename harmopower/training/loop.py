@@ -7,7 +7,6 @@ metric belongs to the state that it was measured on, 6. leave if too many record
 
 from collections.abc import Callable
 import contextlib
-import dataclasses
 import difflib
 import math
 import time
@@ -65,10 +64,11 @@ def train(
 
 def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints, load_init=None) -> states.TrainState:
     """The newest checkpoint's state, or a fresh one, with the parameters that `load_init` puts in their place."""
+    ema = config.optimizer.ema > 0
     if not checkpoints.steps():
-        state = states.create(model, optimizer, mesh, config.seed)
-        return dataclasses.replace(state, params=load_init(state.params)) if load_init else state
-    return checkpoints.restore(checkpoints.resolve(None), states.abstract(model, optimizer, mesh))
+        state = states.create(model, optimizer, mesh, config.seed, ema)
+        return states.starting_from(load_init(state.params), state) if load_init else state
+    return checkpoints.restore(checkpoints.resolve(None), states.abstract(model, optimizer, mesh, ema))
 
 
 def _check_best(config, workdir: str, state: states.TrainState, evaluate: Callable, stop: StopSignal) -> None:
@@ -99,7 +99,8 @@ class _Run:
     def __init__(self, config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate):
         self._config, self._mesh, self._state = config, mesh, state
         self._checkpoints, self._recorder, self._stop, self._evaluate = checkpoints, recorder, stop, evaluate
-        self._train_step = make_train_step(model, optimizer, config, mesh, states.shardings(model, optimizer, mesh))
+        places = states.shardings(model, optimizer, mesh, config.optimizer.ema > 0)
+        self._train_step = make_train_step(model, optimizer, config, mesh, places)
         self._key = jax.random.key(config.seed)
         self._saved_at, self._due = time.monotonic(), LateMaximum()
 

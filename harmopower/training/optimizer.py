@@ -1,8 +1,10 @@
-"""AdamW as CLIP uses it, or Muon: warm-up, cosine, clipping, and no decay on gains, biases and temperatures."""
+"""AdamW as CLIP uses it, or Muon: schedules, clipping, and no decay on gains, biases and temperatures."""
 
 import jax
 import optax
 from optax import contrib
+
+from harmopower.training import groups
 
 # Radford et al. 2021, section 2.5: weights are decayed that are not gains or biases. Nor are the losses' scalars,
 # which alone lie beside the towers.
@@ -10,16 +12,48 @@ UNDECAYED = ("bias", "scale", "class_token")
 
 
 def make_schedule(config) -> optax.Schedule:
-    """Linear warm-up from 0, then a cosine down to 0 at `total_steps`."""
-    rate, warmup = config.optimizer.learning_rate, config.optimizer.warmup_steps
-    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, config.total_steps)
+    """Linear warm-up from 0, then what `optimizer.schedule` says, which `optimizer.cooldown_steps` end at 0.
+
+    `cosine` falls to 0 at `total_steps` by itself. `rsqrt` falls as `sqrt(timescale / (timescale + s))`, s steps after
+    the warm-up (Zhai et al. 2022, arXiv 2106.04560, section 3.5); it and `constant` do not know their end, so a run may
+    be prolonged, or cooled down from any of its checkpoints. The cool-down is linear.
+    """
+    settings = config.optimizer
+    rate, warmup, end = settings.learning_rate, settings.warmup_steps, config.total_steps
+    if settings.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, end)
+    plain = optax.constant_schedule(rate)
+    if settings.schedule == "rsqrt":
+        plain = lambda step: rate * (settings.timescale / (settings.timescale + step)) ** 0.5
+    if warmup:
+        plain = optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), plain], [warmup])
+    if not settings.cooldown_steps:
+        return plain
+    left = optax.linear_schedule(0.0, 1.0, settings.cooldown_steps)
+    return lambda step: plain(step) * left(end - step)
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
     """The optimizer of a run's config; `clip_norm` 0 switches clipping off."""
     settings = config.optimizer
     update = (_muon if settings.name == "muon" else _adamw)(settings, make_schedule(config))
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update) if settings.clip_norm else update
+    if settings.clip_norm:
+        update = optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
+    return _in_groups(update, settings) if settings.groups or settings.layer_decay < 1 else update
+
+
+def _in_groups(inner: optax.GradientTransformation, settings) -> optax.GradientTransformation:
+    """Updates the trained parameters alone, each with its factor of the learning rate (training/groups.py).
+
+    Given and asked for the parameters of the whole model; gradients and updates are those of the trained ones. The
+    factor stands outside of the optimizer, whose state has one layout whatever the factors are.
+    """
+
+    def update(gradients, state, params):
+        updates, state = inner.update(gradients, state, groups.select(settings, params))
+        return groups.scale(settings, updates, params), state
+
+    return optax.GradientTransformation(lambda params: inner.init(groups.select(settings, params)), update)
 
 
 def _adamw(settings, schedule):

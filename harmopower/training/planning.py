@@ -7,9 +7,11 @@ accelerator they take some 100 to 200 MB more.
 """
 
 from collections.abc import Callable, Iterator
+import functools
 import math
 from typing import NamedTuple
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +21,7 @@ from harmopower.errors import ConfigError
 from harmopower.models import vision
 from harmopower.objectives import total
 from harmopower.parallel import mesh as meshes
-from harmopower.training import accounting
+from harmopower.training import accounting, groups
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training import step as steps
@@ -78,8 +80,8 @@ class Step:
         configs.validate(self.config, jax.device_count())
         self._mesh = meshes.make_mesh(**{**self.config.mesh, "platform": ""})  # a CPU stands in
         self.model = make_model(self.config)
-        self._optimizer = optimizers.make_optimizer(self.config)
-        self._state = states.abstract(self.model, self._optimizer, self._mesh)
+        self._optimizer, self._ema = optimizers.make_optimizer(self.config), self.config.optimizer.ema > 0
+        self._state = states.abstract(self.model, self._optimizer, self._mesh, self._ema)
 
     def parameters(self) -> int:
         """Number of parameters."""
@@ -93,7 +95,16 @@ class Step:
 
     def arguments(self) -> dict[str, int]:
         """The parts of `Memory` that follow from shapes and shardings."""
-        return {"state": _bytes(self._state), "batch": _bytes(self._batch()), "gradients": _bytes(self._state.params)}
+        return {"state": _bytes(self._state), "batch": _bytes(self._batch()), "gradients": _bytes(self._trained())}
+
+    def _trained(self):
+        """The parameters that have a gradient, which lies as they do."""
+        places = traverse_util.flatten_dict(self._state.params)
+        trained = jax.eval_shape(functools.partial(groups.select, self.config.optimizer), self._state.params)
+        return {
+            key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[key].sharding)
+            for key, leaf in traverse_util.flatten_dict(trained).items()
+        }
 
     def activations(self) -> int:
         """Bytes of what the backward pass of one slice keeps on one device; cutting by `mesh.tensor` is not counted."""
@@ -104,7 +115,8 @@ class Step:
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._state.params)
 
         def kept(params, batch):
-            return jax.vjp(lambda params: self._encode(params, batch), params)[1]
+            model, trained, whole = steps.differentiated(self.model, self.config, params)
+            return jax.vjp(lambda trained: steps.encode(model, whole(trained), batch, self.config), trained)[1]
 
         return _bytes(jax.eval_shape(kept, params, batch))
 
@@ -112,7 +124,7 @@ class Step:
         """Temporary bytes of the whole step on one device; compiles it."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         with jax.set_mesh(self._mesh):
-            places = states.shardings(self.model, self._optimizer, self._mesh)
+            places = states.shardings(self.model, self._optimizer, self._mesh, self._ema)
             step = steps.make_train_step(self.model, self._optimizer, self.config, self._mesh, places)
             return _temporary(step.lower(self._state, self._batch(), key))
 

@@ -14,6 +14,7 @@ from harmopower.objectives import total
 from harmopower.objectives.objective import Features, Towers
 from harmopower.parallel import mesh as meshes
 from harmopower.parallel import rules
+from harmopower.training import groups
 from harmopower.training.state import TrainState
 
 MAX_LOGIT_SCALE = float(np.log(100.0))  # METHOD section 4
@@ -44,26 +45,37 @@ def _train_step(model, optimizer, config, state: TrainState, batch, key):
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in _scales(model, state.params).items()}
     sound = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
-    params, optimizer_state = _updated(model, optimizer, state, gradients, sound)
+    state = _updated(model, optimizer, config.optimizer, state, gradients, sound)
     metrics["skipped_updates"] = 1 - sound.astype(jnp.float32)
     metrics["cut_captions"] = jnp.sum(batch["cut"]).astype(jnp.float32)
     metrics["bad_records"] = jnp.sum(batch["weight"] == 0).astype(jnp.float32)
-    return TrainState(state.step + 1, params, optimizer_state), metrics
+    return state, metrics
 
 
-def _updated(model: CLIP, optimizer, state: TrainState, gradients, sound):
-    """Parameters and optimizer state after the update; as they were, where the update is not `sound`.
+def _updated(model: CLIP, optimizer, settings, state: TrainState, gradients, sound) -> TrainState:
+    """The state after the update; all but the step as it was, where the update is not `sound`.
 
     Chosen leaf by leaf on the device, so that no step waits for the host, and one bad batch costs one step. The
     schedule of the learning rate stands in the optimizer's state and waits too.
     """
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    after = _clamp_scales(model, optax.apply_updates(state.params, updates)), optimizer_state
-    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, (state.params, state.optimizer_state))
+    trained = _clamp_scales(model, optax.apply_updates(groups.select(settings, state.params), updates))
+    params = groups.merge(settings, state.params, trained)
+    ema = _averaged(settings.ema, state.ema, params)
+    before, after = (state.params, state.optimizer_state, state.ema), (params, optimizer_state, ema)
+    return TrainState(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, before))
+
+
+def _averaged(decay: float, ema, params):
+    """The moving average with these parameters in it; None where the run keeps none.
+
+    Written so that the average of a frozen parameter stays the parameter to the bit.
+    """
+    return None if ema is None else jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
 
 
 def gradient(model: CLIP, config, params, batch, step, key):
-    """The gradient of the whole loss over the global batch, and the metrics of METHOD section 7."""
+    """The gradient of the whole loss over the global batch, by what is trained, and the metrics of METHOD section 7."""
     if config.model.patch_dropout:
         # Drawn once for the global batch: every slice, and both passes over it, see the same patches.
         patch_key = jax.random.fold_in(key, PATCHES)
@@ -74,12 +86,27 @@ def gradient(model: CLIP, config, params, batch, step, key):
     if config.accumulate > 1:
         return _accumulated_gradient(model, config, params, batch, step, key)
 
-    def loss(params):
+    model, trained, whole = differentiated(model, config, params)
+
+    def loss(trained):
+        params = whole(trained)
         features = encode(model, params, batch, config)
         return total.total_loss(features, _scales(model, params), config.objective, step, key)
 
-    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
     return gradients, metrics
+
+
+def differentiated(model: CLIP, config, params):
+    """What the gradient is taken by (training/groups.py).
+
+    Returns:
+      the model that keeps its frozen blocks apart, the parameters that are trained, and what puts these into the whole.
+    """
+    settings = config.optimizer
+    if settings.groups:
+        model = model.clone(frozen_blocks=groups.frozen_blocks(settings, params))
+    return model, groups.select(settings, params), functools.partial(groups.merge, settings, params)
 
 
 def _accumulated_gradient(model, config, params, batch, step, key):
@@ -89,20 +116,21 @@ def _accumulated_gradient(model, config, params, batch, step, key):
     """
     together = config.data.region_text_every
     slices = jax.tree.map(lambda rows: _split(rows, config.accumulate, together), batch)
-    encode_slice = lambda params, part: encode(model, params, part, config)
-    features = jax.lax.map(lambda part: encode_slice(params, part), slices)
+    model, trained, whole = differentiated(model, config, params)
+    encode_slice = lambda trained, part: encode(model, whole(trained), part, config)
+    features = jax.lax.map(lambda part: encode_slice(trained, part), slices)
 
-    def loss(features, params):
+    def loss(features, trained):
         joined = jax.tree.map(lambda slices: _join(slices, together), features)
-        return total.total_loss(joined, _scales(model, params), config.objective, step, key)
+        return total.total_loss(joined, _scales(model, whole(trained)), config.objective, step, key)
 
     (_, metrics), (by_features, gradients) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)(
-        features, params
+        features, trained
     )
 
     def add_slice(gradients, inputs):
         part, cotangents = inputs
-        _, pull_back = jax.vjp(lambda params: encode_slice(params, part), params)
+        _, pull_back = jax.vjp(lambda trained: encode_slice(trained, part), trained)
         return jax.tree.map(jnp.add, gradients, pull_back(cotangents)[0]), None
 
     return jax.lax.scan(add_slice, gradients, (slices, by_features))[0], metrics
@@ -177,5 +205,5 @@ def _scales(model: CLIP, params) -> dict:
 
 
 def _clamp_scales(model: CLIP, params):
-    logarithmic = (name for name, _, logarithmic in model.learnt if logarithmic)
+    logarithmic = (name for name, _, logarithmic in model.learnt if logarithmic and name in params)  # not the frozen
     return {**params, **{name: jnp.minimum(params[name], MAX_LOGIT_SCALE) for name in logarithmic}}

@@ -24,6 +24,22 @@ def test_windows_stay_inside_and_keep_their_area(least):
     assert abs(area.mean() - (1 + least) / 2) < 0.02 * (1 - least) + 0.01
 
 
+@pytest.mark.parametrize("size", [(300, 200), (200, 200), (220, 260)])
+def test_absolute_windows_have_torchvisions_aspect_in_pixels(size):
+    rng = np.random.default_rng(1)
+    windows = np.array([transforms.absolute_window(rng, 0.5, size) for _ in range(500)])
+    assert (windows >= 0).all() and (windows <= 1 + 1e-12).all()
+    height, width = (windows[:, 2:] - windows[:, :2]).T
+    aspect = width * size[0] / (height * size[1])
+    assert 0.75 - 1e-9 <= aspect.min() < 0.95 and 1.05 < aspect.max() <= 4 / 3 + 1e-9
+    assert (height * width).min() >= 0.5 - 1e-9
+
+
+def test_a_window_that_no_crop_of_such_an_area_fits_is_the_largest_in_the_middle():
+    found = [transforms.absolute_window(np.random.default_rng(0), 0.9, size) for size in ((400, 100), (100, 200))]
+    np.testing.assert_allclose(found, [(0, 1 / 3, 1, 2 / 3), (1 / 6, 0, 5 / 6, 1)])
+
+
 def test_boxes_move_with_the_crop():
     """A painted box is found again, pixel for pixel, at the place where the moved box says it is."""
     rng = np.random.default_rng(2)

@@ -197,3 +197,10 @@ def test_refuses_unknown_preset_and_image_size():
     config.data.image_size = 30
     with pytest.raises(ConfigError, match="image_size 30 .* patch size 16"):
         clip.from_config(config, 64, EOT)
+
+
+def test_positions_start_from_sines_or_from_clips_noise():
+    noise, other = (vision._init_position(jax.random.key(key), (8, 8), 64, "noise").value for key in (0, 1))
+    assert noise.shape == (65, 64) and abs(float(noise.std()) - 1 / 8) < 0.01 and (noise != other).all()
+    sines, again = (vision._init_position(jax.random.key(key), (8, 8), 64, "sincos").value for key in (0, 1))
+    assert (sines == again).all() and (sines[0] == 0).all()

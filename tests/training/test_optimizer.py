@@ -3,8 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from harmopower import config as configs
+from harmopower import durations
 from harmopower.config import get_config
+from harmopower.errors import ConfigError
 from harmopower.training import optimizer as optimizers
 
 
@@ -19,6 +23,37 @@ def test_schedule_warms_up_and_ends_at_zero():
     np.testing.assert_allclose(
         [schedule(0), schedule(5), schedule(10), schedule(55), schedule(100)], [0, 0.25, 0.5, 0.25, 0], atol=1e-6
     )
+
+
+def test_constant_and_rsqrt_cool_down_linearly():
+    config = small()
+    config.optimizer.update(dict(schedule="constant", cooldown_steps=20))
+    rates = list(map(optimizers.make_schedule(config), (0, 5, 10, 80, 90, 100)))
+    np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.5, 0.25, 0], atol=1e-6)
+    config.optimizer.update(dict(schedule="rsqrt", timescale=30))
+    rates = list(map(optimizers.make_schedule(config), (0, 5, 10, 40, 90, 100)))
+    expected = [0, 0.25, 0.5, 0.5 * 0.5**0.5, 0.5 * 0.5 * (30 / 110) ** 0.5, 0]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+    config.optimizer.update(dict(cooldown_steps=0, warmup_steps=0))
+    np.testing.assert_allclose(optimizers.make_schedule(config)(90), 0.5 * 0.5, rtol=1e-6)
+
+
+def test_durations_in_examples_and_epochs_become_steps():
+    config = small()
+    config.total_steps, config.total_epochs, config.batch_size = 0, 2.5, 64
+    config.optimizer.update(dict(warmup_steps=0, warmup_examples=640, schedule="constant", cooldown_epochs=0.5))
+    configs.validate(config, 1)
+    lines = durations.in_steps(config, examples=1000)
+    assert (config.total_steps, config.optimizer.warmup_steps, config.optimizer.cooldown_steps) == (39, 10, 7)
+    assert lines[0] == "config.total_epochs 2.5 of 1,000 examples an epoch: 39 steps" and len(lines) == 3
+    configs.validate(config, 1)  # as it is stored, and read again
+    assert durations.in_steps(config, examples=1000) == [] and config.total_epochs == 0.0
+    config.total_steps, config.total_examples = 0, 63
+    with pytest.raises(ConfigError, match="config.total_examples 63 .* is 0 steps of config.batch_size 64"):
+        durations.in_steps(config, examples=1000)
+    config.total_examples = 640
+    with pytest.raises(ConfigError, match="warmup_steps 10 must be below config.total_steps 10"):
+        durations.in_steps(config, examples=1000)
 
 
 def test_gains_biases_and_temperatures_are_not_decayed():

@@ -1,0 +1,28 @@
+"""Frozen parameters and the moving average on eight devices: the same as on one, sharded as the rules say."""
+
+import jax
+import numpy as np
+import pytest
+
+from harmopower.parallel import mesh as meshes
+from harmopower.training import optimizer as optimizers
+from harmopower.training import state as states
+from tests.training import common
+
+if jax.device_count() < 8:
+    pytest.skip("run with XLA_FLAGS=--xla_force_host_platform_device_count=8", allow_module_level=True)
+
+
+def test_groups_train_the_same_on_eight_devices_and_under_accumulation():
+    text = "text/*=0,vision/transformer/blocks/[01]/*=0,vision/transformer/blocks/2/*=0.1"
+    several = common.freeze_for_twenty_steps(text, meshes.make_mesh(2, 2, 2), "adamw", 2)
+    one = common.freeze_for_twenty_steps(text, meshes.make_mesh(devices=jax.devices()[:1]), "adamw", 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), several, one)
+
+
+def test_the_average_is_the_recursion_on_eight_devices_and_sharded_as_the_parameters():
+    mesh = meshes.make_mesh(2, 2, 2)
+    common.average_six_steps(mesh, 2)
+    config, model, _ = common.micro()
+    places = states.shardings(model, optimizers.make_optimizer(config), mesh, ema=True)
+    assert places.ema == places.params and len({str(place.spec) for place in jax.tree.leaves(places.ema)}) > 3
