@@ -84,9 +84,9 @@ def load_init(path: str, params, config, say: Callable[[str], None] = print):
         shapes, read, made_with = source.shapes, source.read, source.config
         for note in source.notes:
             say(f"config.init {path}: {note}")
-    for line in _differences(made_with, config):
+    for line in differences(made_with, config):
         say(f"config.init {path} was made with other settings: {line}")
-    _check(path, shapes, fresh, say)
+    _check(path, shapes, fresh, read, say)
     return traverse_util.unflatten_dict(
         {name: _place(name, read(name), leaf) if name in shapes else leaf for name, leaf in fresh.items()}, sep="/"
     )
@@ -128,7 +128,7 @@ def adopt(config, given: Iterable[str], say: Callable[[str], None] = print) -> N
     Raises:
       ConversionError: there are no weights at `config.init`.
     """
-    source = _settings_of(config.init)
+    source = settings_of(config.init)
     defaults, own = (configs.flat(tree.to_dict()) for tree in (configs.get_config(), config))
     said = {key for key in own if own[key] != defaults.get(key)} | set(given)
     if "model.pool" in said:
@@ -140,7 +140,7 @@ def adopt(config, given: Iterable[str], say: Callable[[str], None] = print) -> N
             config.update_from_flattened_dict({key: there})
 
 
-def _settings_of(path: str):
+def settings_of(path: str):
     """The config of a workdir, or what published weights say of theirs."""
     folder = epath.Path(path)
     if (folder / "checkpoints").exists():
@@ -153,18 +153,28 @@ def _effective(config) -> dict:
     return {key: clip.text_pool(config) if key == "model.text_pool" else found[key] for key in _COMPARED}
 
 
-def _differences(old, new) -> list[str]:
+def differences(old, new) -> list[str]:
     before, after = _effective(old), _effective(new)
     return [f"config.{key}: {before[key]!r} -> {after[key]!r}" for key in _COMPARED if before[key] != after[key]]
 
 
-def _check(path: str, shapes: dict, fresh: dict, say) -> None:
+def _about_the_bias(left_out: bool, logit_scale: float) -> str:
+    """What happens to `logit_bias` where one of the source and this run is of softmax, the other of sigmoid."""
+    kept = f"logit_scale {math.exp(logit_scale):.4g} is kept"
+    if left_out:
+        return f"logit_bias of its sigmoid loss is left out, softmax does not change by a bias; {kept}"
+    return f"logit_bias starts fresh, at SigLIP's -10, since the softmax loss of the source has none; {kept}"
+
+
+def _check(path: str, shapes: dict, fresh: dict, read, say) -> None:
     wrong = []
     for name in sorted(fresh.keys() | shapes.keys()):
         there, here = shapes.get(name), fresh[name].shape if name in fresh else None
         if there == here:
             continue
-        if here is None:
+        if name == "logit_bias":
+            say(f"config.init {path}: {_about_the_bias(here is None, float(read('logit_scale')))}")
+        elif here is None:
             say(f"config.init {path}: {name} is left out, this run has none")
         elif there is None and name != "logit_scale" and names.is_scalar_of_a_loss(name):  # it knew other losses
             say(f"config.init {path}: {name} starts fresh, the source has none")
