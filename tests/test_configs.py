@@ -9,14 +9,17 @@ from ml_collections.config_flags import config_flags
 import pytest
 
 from harmopower import config as configs
+from harmopower import durations
 from harmopower.errors import ConfigError
 from harmopower.models import clip
 from harmopower.objectives import total
+from harmopower.training import groups
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))}
 LARGE = sorted(FILES.keys() - {"scenes"})
 CLIP_VOCABULARY = 49_408
 CLIP_VIT_B16_PARAMETERS = 149_620_737
+CLIP_VIT_L14_336_PARAMETERS = 427_944_193
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +41,21 @@ def test_the_runs_of_the_readme_are_there():
         "cc12m_powerclip_vitb16_boxes",
         "cc12m_harmopower_vitb16",
         "datacomp_sigmoid_vitb16",
+        "coco_harmoclip_vitb16",
+        "coco_harmoclip_vitl14_336",
+        "flickr30k_harmoclip_vitb16",
+        "coco_clipself_vitb16",
+        "coco_fineclip_vitb16",
+        "grit_harmopower_vitb16",
+        "cc12m_openclip_parity_vitb16",
     }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_is_valid_on_8_and_64_devices(name):
     config = configs.load(FILES[name])
-    for devices, processes in ((8, 1), (64, 8)):
+    many = 64 if config.batch_size % 64 == 0 else 16  # a batch of 16 is for two nodes at most
+    for devices, processes in ((8, 1), (many, 8)):
         configs.validate(config, devices, processes)
     assert configs.differences(config, configs.from_json(configs.to_json(config))) == []
 
@@ -59,10 +70,13 @@ def test_the_config_flag_reads_the_same(name):
 def test_has_clips_shapes(name):
     config = configs.load(FILES[name])
     model = clip.from_config(config, CLIP_VOCABULARY, CLIP_VOCABULARY - 1, total.scales(config.objective))
-    inputs = jnp.zeros((1, 224, 224, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
+    side = config.data.image_size
+    inputs = jnp.zeros((1, side, side, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs))
     bias = config.objective.global_contrastive.kind == "sigmoid"
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == CLIP_VIT_B16_PARAMETERS + bias
+    positions = 768 * ((side // 16) ** 2 - 14**2)  # those of ViT-B/16 at another size than 224
+    expected = CLIP_VIT_L14_336_PARAMETERS if "vitl14_336" in name else CLIP_VIT_B16_PARAMETERS + bias + positions
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == expected
 
 
 def test_cc12m_has_the_papers_schedule():
@@ -94,6 +108,39 @@ def test_runs_differ_in_what_their_names_say():
     assert changes("cc12m_clip_vitb16", "cc12m_clip_meanpool_vitb16") == ["config.model.pool: 'cls' -> 'mean'"]
     assert changes("cc12m_powerclip_vitb16", "cc12m_powerclip_vitb16_boxes") == [
         "config.data.regions: 'random' -> 'boxes'"
+    ]
+
+
+def test_fine_tuning_has_the_published_recipes():
+    harmo, fine, own = (configs.load(FILES[f"coco_{name}_vitb16"]) for name in ("harmoclip", "fineclip", "clipself"))
+    for config in (harmo, fine):
+        assert (config.batch_size, config.total_epochs, config.optimizer.warmup_steps) == (256, 10, 1000)
+    for config in (harmo, fine, own):
+        assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-5, 0.1)
+        assert config.init and config.model.dense == "value" and config.objective.region_pooling == "roi_align"
+    assert (own.batch_size, own.total_epochs, own.data.image_size) == (16, 6, 1024)
+    assert weights("coco_clipself_vitb16") == {"global_region": 1.0}
+    terms = {"global_contrastive": 1.0, "lexeme_region": 1.0, "global_region": 1.0}
+    assert weights("coco_harmoclip_vitb16") == weights("coco_fineclip_vitb16") == terms
+    assert [config.objective.global_region.mode for config in (harmo, fine, own)] == ["text", "crop", "crop"]
+    durations.in_steps(harmo, examples=118_287)
+    assert harmo.total_steps == 4620
+    flickr = configs.load(FILES["flickr30k_harmoclip_vitb16"])
+    durations.in_steps(flickr, examples=29_783)
+    assert flickr.total_steps == 1163
+    for name in LARGE:
+        groups.parse(configs.load(FILES[name]).optimizer.groups)
+
+
+def test_parity_with_open_clip():
+    ours, theirs = (configs.load(FILES[f"cc12m_{name}_vitb16"]) for name in ("clip", "openclip_parity"))
+    assert configs.differences(ours, theirs) == [
+        "config.data.crop_aspect: 'relative' -> 'absolute'",
+        "config.data.resize_mode: 'squash' -> 'shortest'",
+        "config.model.activation: 'quick_gelu' -> 'gelu'",
+        "config.model.position_init: 'sincos' -> 'noise'",
+        "config.optimizer.clip_norm: 1.0 -> 0.0",
+        "config.optimizer.epsilon: 1e-08 -> 1e-06",
     ]
 
 
