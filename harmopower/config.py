@@ -210,6 +210,27 @@ SETTINGS = {
     "evaluation.data": Setting("", Text(), "root folder of the suites that have data of their own", HISTORY),
     "evaluation.candidates": Setting(256, Whole(1), "images of retrieval in scenes and records at most", HISTORY),
     "evaluation.batch_size": Setting(256, Whole(1, 2**24), "examples encoded at once", HISTORY),
+    "evaluation.light": Setting(
+        "",
+        Text(),
+        "a quick look during training: tasks such as zero_shot/imagenet1k,retrieval/mscoco_captions,records/test, each "
+        "on its first 5,000 examples (retrieval 1,000); empty = none",
+        HISTORY,
+    ),
+    "evaluation.light_every_steps": Setting(200, Whole(1, STEPS), "and so often", HISTORY),
+    "evaluation.box_features": Setting(
+        "roi_align_value,roi_align_full,mask_value",
+        Text(empty=False),
+        "region features of the suites boxes and grounding, comma-separated: cover_, overlap_, roi_align_ or mask_, "
+        "each followed by full or value; crop",
+        HISTORY,
+    ),
+    "evaluation.padded_size": Setting(
+        0,
+        Whole(0, 8192),
+        "side of the images of the protocol clipself; 0 = the published 1024 (patches of 14: 896)",
+        HISTORY,
+    ),
     "log.every_steps": Setting(10, Whole(1, STEPS), "a row of metrics each so many steps", HISTORY),
     "log.dead_after": Setting(
         50, Whole(0, STEPS), "steps in a row without a pair for an objective that stop the run; 0 = never", HISTORY

@@ -1,6 +1,8 @@
 """The results of an evaluation as a file and as a table."""
 
+import csv
 import dataclasses
+import io
 import json
 import os
 
@@ -10,25 +12,36 @@ from rich.table import Table
 from harmopower.evaluation.suite import Found as Found
 
 FILE = "eval.json"
+TABLES = "tables"
 _MANY = 4  # splits or sets, above which they are the table's rows
 
 
 def write(workdir: str, step: int, found: Found, tasks: dict[str, str] | None = None) -> None:
-    """Writes `eval.json`: `{"step", "metrics", "chance", "left_out", "partial", "notes", "tasks"}`.
+    """Writes `eval.json`: `{"step", "metrics", "chance", "left_out", "partial", "notes", "tables", "tasks"}`.
+
+    Each of the tables stands in a file of its own too, such as `tables/coco_boxes.clipself.crop.confusions.csv`.
 
     Args:
       tasks: name -> hash of those whose results can be used again, see `kept`.
     """
     write_json(os.path.join(workdir, FILE), {"step": step, **dataclasses.asdict(found), "tasks": tasks or {}})
+    for name, rows in found.tables.items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_text(os.path.join(workdir, TABLES, f"{name.replace('/', '.')}.csv"), text.getvalue())
 
 
 def write_json(path, value) -> None:
     """Writes a file that is replaced at once, never half written, and the folder that it is in."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path, text: str) -> None:
+    """As `write_json`, any text."""
     path = os.fspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
+        file.write(text)
     os.replace(path + ".new", path)
 
 

@@ -16,7 +16,7 @@ from absl import logging
 import numpy as np
 
 from harmopower.data.records import DataSourceError
-from harmopower.evaluation import preparing, suites
+from harmopower.evaluation import looks, preparing, suites
 from harmopower.evaluation.encoder import Encoder
 from harmopower.evaluation.kept import NOTHING, Kept
 from harmopower.evaluation.suite import Found, Suite, Task, Vectors
@@ -50,6 +50,23 @@ def run(
     try:
         for suite in suites.chosen(config.evaluation.suite):
             found.add(_run_suite(suite, config, encoder, should_stop, kept))
+    except _Stopped:
+        return None
+    return found
+
+
+def run_tasks(
+    tasks: dict[str, Task],
+    config,
+    encoder: Encoder,
+    should_stop: Callable[[], bool] = lambda: False,
+    kept: Kept = NOTHING,
+) -> Found | None:
+    """Runs tasks by themselves, as `light` names them. See `run`; of what is kept, class embeddings alone are used."""
+    found, texts = Found(), _Texts(encoder, should_stop, kept)
+    try:
+        for name, task in tasks.items():
+            found.add(_run_task(name, task, config, encoder, texts, should_stop))
     except _Stopped:
         return None
     return found
@@ -99,7 +116,7 @@ def _run_task(name: str, task: Task, config, encoder: Encoder, texts: "_Texts", 
 
 def _encode(task: Task, settings, encoder: Encoder, texts: "_Texts", should_stop) -> Vectors:
     """All examples of a task as vectors, and their facts from the processes that read them."""
-    share, facts, encoded = encoder.share, {}, []
+    share, facts, encoded, seen = encoder.share, {}, [], []
     with contextlib.closing(preparing.rows(task, encoder.view, share, settings.threads, settings.workers)) as rows:
         for _ in range(0, len(task.source), share.batch_size):
             _heed(should_stop)
@@ -110,6 +127,7 @@ def _encode(task: Task, settings, encoder: Encoder, texts: "_Texts", should_stop
                 elif row.prepared is not None:
                     facts[row.index] = row.prepared.facts
             encoded.append(encoder.encode_images(batch))
+            seen.append({name: looks.encode(encoder, batch, name, look) for name, look in task.looks.items()})
     facts = processes.gather(facts)
     indices = np.concatenate([part.indices for part in encoded]) if encoded else np.zeros(0, int)
     if list(indices) != sorted(facts):
@@ -120,6 +138,7 @@ def _encode(task: Task, settings, encoder: Encoder, texts: "_Texts", should_stop
         np.concatenate([part.regions for part in encoded] or [[]]),
         texts,
         texts.classes,
+        {name: looks.joined([part[name] for part in seen], look) for name, look in task.looks.items()},
     )
 
 

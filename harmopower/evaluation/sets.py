@@ -32,6 +32,7 @@ class Published:
       size: images that the published figures are of; 0 = not asserted.
       main: the figure that is published for it.
       others: further names of folders.
+      get: what to put there, where it is on no hub.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Published:
     size: int = 0
     main: str = "acc1"
     others: tuple[str, ...] = ()
+    get: str = ""
 
     @property
     def folders(self) -> list[str]:
@@ -62,6 +64,8 @@ def find(root: str, published: Published) -> Path | str:
     for name in published.folders:
         if (Path(root) / name).is_dir():
             return Path(root) / name
+    if published.get:
+        return f"not on disk; put into {Path(root) / published.name} {published.get}"
     if not published.hub:
         return f"not on disk; make it with tools.prepare as {Path(root) / published.name} (docs/evaluation.md)"
     repository = f"clip-benchmark/wds_{published.hub.replace('/', '-')}"
@@ -81,6 +85,18 @@ def opened(root: str, published: Published, task: Callable[[Path, Published], An
         return task(folder, published)
     except DataSourceError as error:
         return str(error)
+
+
+def images_of(folder: Path, name: str) -> Path:
+    """The folder of images of that name, in a set's folder, beside it, or in that of COCO.
+
+    Raises:
+      DataSourceError: there is none.
+    """
+    for place in (folder / name, folder.parent / name, folder.parent / "coco" / name):
+        if place.is_dir():
+            return place
+    raise DataSourceError(f"{folder} has no {name} in or beside it, the folder of its images")
 
 
 def mapping(root: str) -> dict[str, Path]:

@@ -26,9 +26,10 @@ so nothing here imports jax, and worker processes stay light.
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import copy
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ import numpy.typing as npt
 from harmopower.data import images, transforms
 
 NO_BOXES = np.zeros((0, 4), np.float32)
+NO_MASKS, NO_CROPS = np.zeros((0, 0), bool), np.zeros((0, 0, 0, 3), np.uint8)
+NO_LOOKS: Mapping[str, Any] = {}
 
 
 @dataclasses.dataclass
@@ -46,6 +49,7 @@ class Found:
       left_out: what was not measured, and why.
       partial: why results cannot be compared with published ones, such as a set of another size; out of averages.
       notes: sizes of sets, rules of ties and the like.
+      tables: what is more than a number, such as confusions: rows, of which the first one names the columns.
     """
 
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -53,6 +57,7 @@ class Found:
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     partial: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
+    tables: dict[str, list[list]] = dataclasses.field(default_factory=dict)
 
     def add(self, other: "Found", prefix: str = "") -> None:
         """Takes over the results of a part, with `prefix` before their names."""
@@ -106,6 +111,30 @@ class Prepared(NamedTuple):
     image: np.ndarray  # uint8 [image_size, image_size, 3]
     boxes: np.ndarray  # float32 [m, 4], in shares of that image; a region feature is made of each
     facts: Any  # captions, labels, ...: small and picklable, for the facts of all examples are kept in memory
+    seen: Mapping[str, "Seen"] = NO_LOOKS  # by the names of the task's `looks`
+
+
+class Look(NamedTuple):
+    """A further pass over the images of a task, for region features of another kind than the model's own."""
+
+    side: int  # of the square image in pixels; where it is not the model's, positions are resampled
+    features: tuple[str, ...]  # of each box, of `FEATURES`
+    unit_tokens: bool  # patch tokens are L2-normalised before they are pooled
+
+
+class Seen(NamedTuple):
+    """What a look sees of an example."""
+
+    image: np.ndarray  # uint8 [side, side, 3]
+    boxes: np.ndarray  # float32 [m, 4], in shares of that image
+    masks: np.ndarray = NO_MASKS  # bool [m, patches], for the features `mask_*`
+    crops: np.ndarray = NO_CROPS  # uint8 [m, image_size, image_size, 3], for the feature `crop`
+
+
+MODES, DENSE = ("cover", "overlap", "roi_align", "mask"), ("full", "value")
+# How a box becomes a vector: its patches pooled (METHOD section 2), read in both `dense` ways (section 1), or cut out
+# and encoded as an image of its own.
+FEATURES = (*(f"{mode}_{dense}" for mode in MODES for dense in DENSE), "crop")
 
 
 @dataclasses.dataclass
@@ -119,6 +148,8 @@ class Vectors:
     classes: Callable[
         [Sequence[Sequence[str]]], np.ndarray
     ]  # prompts of C classes -> [C, D]: unit mean of unit vectors
+    # Name of a look -> feature -> [all boxes that it sees, in order, D].
+    looks: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 class Task(abc.ABC):
@@ -129,11 +160,15 @@ class Task(abc.ABC):
       metrics: the names that `measure` can give, known before anything is read, so that a mistyped
         `config.checkpoint.best` is refused at the start.
       identity: equal for equal data, protocol and settings, so that a result can be used again; None: never.
+      looks: further passes over the same images.
+      light: how many examples a quick look during training takes.
     """
 
     source: Any
     metrics: Sequence[str]
     identity: str | None = None
+    looks: Mapping[str, Look] = NO_LOOKS
+    light: int = 5_000
 
     @abc.abstractmethod
     def prepare(self, example, view: View) -> Prepared:
@@ -146,6 +181,25 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def measure(self, vectors: Vectors) -> Found:
         """The results, all of them shares in 0..1, higher is better; called alike on every process."""
+
+    def lighter(self) -> Self:
+        """The same on the first `light` examples."""
+        found = copy.copy(self)
+        found.source = Some(self.source, range(min(self.light, len(self.source))))
+        return found
+
+
+class Some:
+    """Some of the examples of a source, by their numbers; picklable."""
+
+    def __init__(self, source, places: range):
+        self._source, self._places = source, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int):
+        return self._source[self._places[index]]
 
 
 class Suite(abc.ABC):

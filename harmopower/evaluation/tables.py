@@ -5,7 +5,7 @@ import io
 import json
 import os
 
-from harmopower.evaluation import averages
+from harmopower.evaluation import averages, report
 from harmopower.evaluation.suite import Found
 
 NAME = "table"
@@ -27,7 +27,10 @@ def write(folder: str, models: dict[str, Found]) -> list[str]:
         "tex": _latex(cells),
         "json": json.dumps({name: vars(found) for name, found in models.items()}, indent=2) + "\n",
     }
-    return [_write(os.path.join(folder, f"{NAME}.{ending}"), text) for ending, text in texts.items()]
+    paths = {os.path.join(folder, f"{NAME}.{ending}"): text for ending, text in texts.items()}
+    for path, text in paths.items():
+        report.write_text(path, text)
+    return list(paths)
 
 
 def _columns(models: dict[str, Found]) -> dict[str, dict[str, float]]:
@@ -54,11 +57,3 @@ def _csv(head: list[str], cells: list[list[str]]) -> str:
 
 def _latex(cells: list[list[str]]) -> str:
     return "".join(" & ".join(cell.replace("_", r"\_") for cell in row) + " \\\\\n" for row in cells)
-
-
-def _write(path: str, text: str) -> str:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(path + ".new", path)
-    return path

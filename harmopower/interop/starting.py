@@ -16,6 +16,7 @@ from harmopower.interop import names
 from harmopower.interop import source as sources
 from harmopower.interop.weights import ConversionError, new_folder
 from harmopower.models import clip
+from harmopower.models.vision import resample_position
 from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
 from harmopower.training.state import TrainState
 
@@ -29,17 +30,6 @@ _COMPARED = (
     "model.pixel_std",
     "data.resize_mode",
 )
-
-
-def resample_vision_position(position, grid: int):
-    """Resamples image positions `[1 + old * old, width]` to a `grid` x `grid` of patches, the class token's kept.
-
-    Bicubic (Keys, a = -0.5) with antialiasing, as OpenCLIP does.
-    """
-    old, width = math.isqrt(position.shape[0] - 1), position.shape[1]
-    patches = position[1:].reshape(old, old, width)
-    new = jax.image.resize(patches, (grid, grid, width), "cubic", antialias=True)
-    return jnp.concatenate([position[:1], new.reshape(grid * grid, width)])
 
 
 def resample_text_position(position, length: int):
@@ -56,7 +46,7 @@ def resample_text_position(position, length: int):
 def resample(name: str, position, shape: tuple[int, ...]):
     """Resamples the parameter of that flat name, one of `POSITIONS`, to another number of positions."""
     if name == "vision/position":
-        return resample_vision_position(position, math.isqrt(shape[0] - 1))
+        return resample_position(position, math.isqrt(shape[0] - 1))
     return resample_text_position(position, shape[0])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -69,6 +70,7 @@ class VisionTower(nn.Module):
         projection = self.param("projection", layers.normal(width**-0.5, "embed", "shared"), (width, self.shared))
         project = lambda tokens: norm(tokens) @ projection.astype(dtype)
         tokens = project(x)
+        self.sow("intermediates", "full", tokens[:, 1:])  # for who reads both `dense` ways of one pass; else not kept
         pooled = tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(axis=1)
         return pooled, (tokens if value is None else project(value))[:, 1:]
 
@@ -92,6 +94,19 @@ class VisionTower(nn.Module):
         tokens = patches @ kernel.astype(images.dtype) + places.astype(images.dtype)
         first = (class_token + position[0]).astype(tokens.dtype)
         return jnp.concatenate([jnp.broadcast_to(first, (batch, 1, width)), tokens], axis=1)
+
+
+def resample_position(position: Float[AnyArray, "old width"], grid: int) -> Float[Array, "new width"]:
+    """Resamples positions `[1 + old * old, width]` to a `grid` x `grid` of patches, the class token's kept.
+
+    Bicubic (Keys, a = -0.5) with antialiasing, as OpenCLIP does. Those of that grid come back as they are.
+    """
+    old, width = math.isqrt(position.shape[0] - 1), position.shape[1]
+    if old == grid:
+        return jnp.asarray(position)
+    patches = position[1:].reshape(old, old, width)
+    new = jax.image.resize(patches, (grid, grid, width), "cubic", antialias=True)
+    return jnp.concatenate([position[:1], new.reshape(grid * grid, width)])
 
 
 def kept_patches(grid: tuple[int, int], dropout: float) -> int:

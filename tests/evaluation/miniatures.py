@@ -121,3 +121,143 @@ def aro(folder, kind, names, size=(40, 28)):
         rows.append(row | ({"relation_name": name} if kind == "relation" else {"attributes": name.split()}))
     (folder / f"visual_genome_{kind}.json").write_text(json.dumps(rows))
     return rows
+
+
+CATEGORIES = (
+    *((1, "person", 1), (2, "traffic_light", 1), (5, "sneakers/shoes", 1), (7, "elephant", 1), (9, "dining table", 1)),
+    *((100, "wall-brick", 0), (120, "sky-other-merged", 0), (130, "grass-merged", 0), (199, "window-blind", 0)),
+)
+
+
+def coco(folder, count=200):
+    """val2017 in COCO's layout: panoptic and instances, with segments of all sizes, crowds, grey and slim images."""
+    rng = np.random.default_rng(7)
+    for name in ("val2017", "annotations/panoptic_val2017"):
+        (folder / name).mkdir(parents=True)
+    categories = [{"id": number, "name": name, "isthing": thing} for number, name, thing in CATEGORIES]
+    panoptic = {"images": [], "annotations": [], "categories": categories}
+    instances = {"images": [], "annotations": [], "categories": [c for c in categories[::-1] if c["isthing"]]}
+    for number in range(count):
+        width, height = (int(side) for side in rng.integers(24, 100, 2))
+        if number == 3:
+            width, height = 90, 99
+        image = {"id": 3 * number + 1, "file_name": f"{number:012d}.jpg", "width": width, "height": height}
+        pixels = rng.integers(0, 256, (5, 6, 3), np.uint8)
+        picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        picture.convert("L" if number % 50 == 7 else "RGB").save(folder / "val2017" / image["file_name"], "JPEG")
+        ids, segments = _segments(rng, width, height, tiles=number == 3, giant=number == 5)
+        png = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+        Image.fromarray(png).save(folder / "annotations" / "panoptic_val2017" / f"{number:012d}.png")
+        panoptic["images"].append(image)
+        instances["images"].append(image)
+        if number != 11:  # an image may have no annotation at all
+            name = f"{number:012d}.png"
+            panoptic["annotations"].append({"image_id": image["id"], "file_name": name, "segments_info": segments})
+        for segment in segments:
+            if segment["category_id"] < 100 and segment["bbox"][2] < 1000:
+                whole = [float(value) for value in segment["bbox"]]
+                own = {"id": len(instances["annotations"]) + 1, "image_id": image["id"], "bbox": whole}
+                instances["annotations"].append(segment | own)
+    for name, content in (("panoptic", panoptic), ("instances", instances)):
+        content["images"] = content["images"][::-1]  # in no order
+        (folder / "annotations" / f"{name}_val2017.json").write_text(json.dumps(content))
+    return panoptic, instances
+
+
+def _segments(rng, width, height, tiles=False, giant=False):
+    """The map of ids and what is said of them; ids need three bytes, and the same ones come in every image."""
+    ids, segments = np.zeros((height, width), np.int64), []
+    boxes = [(x, y, 9, 9) for y in range(0, 99, 9) for x in range(0, 90, 9)] if tiles else [(0, 0, width, height)]
+    for _ in range(0 if tiles else int(rng.integers(1, 7))):
+        w, h = (int(rng.integers(2, side + 1)) for side in (width, height))
+        boxes.append((int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h))
+    for place, (x, y, w, h) in enumerate(boxes):
+        ids[y : y + h, x : x + w] = 70_001 + 257 * place
+    for place in range(len(boxes)):
+        rows, columns = np.nonzero(ids == 70_001 + 257 * place)
+        if not len(rows):
+            continue
+        x, y = int(columns.min()), int(rows.min())
+        box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
+        category = int(CATEGORIES[rng.integers(len(CATEGORIES))][0])
+        crowd = int(rng.integers(8) == 0)
+        if giant and place == 1:
+            category, box = 1, [0, 0, 1030, 1030]
+        segment = {"id": 70_001 + 257 * place, "category_id": category, "iscrowd": crowd, "bbox": box}
+        segments.append(segment | {"area": len(rows)})
+    return ids, segments
+
+
+def entities(folder, images=6):
+    """Flickr30k Entities as published; chains with several boxes, none, and one that is nothing to be seen."""
+    rng = np.random.default_rng(5)
+    for name in ("Sentences", "Annotations", "flickr30k-images"):
+        (folder / name).mkdir(parents=True)
+    written = []
+    for image in range(images):
+        name, (width, height) = str(1000 + image), (40 + 7 * image, 60 - 5 * image)
+        (folder / "flickr30k-images" / f"{name}.jpg").write_bytes(picture(700 + image, (width, height), "JPEG"))
+        chains, objects = {}, []
+        for chain in range(4):
+            for _ in range((2, 1, 0, 3)[(chain + image) % 4]):
+                w, h = (int(value) for value in rng.integers(15, 28, 2))  # within one patch boxes would be the same
+                x, y = (int(rng.integers(1, side - length)) for side, length in ((width, w), (height, h)))
+                chains.setdefault(str(chain + 10), []).append((x, y, x + w, y + h))
+                corners = zip(("xmin", "ymin", "xmax", "ymax"), (x, y, x + w, y + h), strict=True)
+                box = "".join(f"<{side}>{value}</{side}>" for side, value in corners)
+                objects.append(f"<object><name>{chain + 10}</name><bndbox>{box}</bndbox></object>")
+        objects.append("<object><name>10</name><nobndbox>1</nobndbox><scene>1</scene></object>")
+        (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
+        phrases = [(f"{COLOURS[(image + i) % 7]} thing {i}", str(10 + i)) for i in range(4)]
+        marked = [
+            (f"[/EN#{chain}/other {words}]", f"[/EN#{phrases[(i + 1) % 4][1]}/scene place {i}]")
+            for i, (words, chain) in enumerate(phrases)
+        ]
+        lines = [f"{thing} stands by [/EN#0/notvisual it] in {place} ." for thing, place in marked]
+        (folder / "Sentences" / f"{name}.txt").write_text("\n".join([*lines, "nothing is marked here ."]) + "\n")
+        own = [(words, chain) for words, chain in phrases]
+        own = [pair for i, each in enumerate(own) for pair in (each, (f"place {i}", phrases[(i + 1) % 4][1]))]
+        written.append((name, (width, height), chains, own))
+    (folder / "test.txt").write_text("\n".join(name for name, *_ in written) + "\n")
+    (folder / "UNRELATED_CAPTIONS").write_text("1001 1\n")
+    return written
+
+
+def fg_ovd(folder, rows=5):
+    """Two of FG-OVD's files, with rows of one image in both, a tie by equal texts, and fewer negatives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for number, name in enumerate(("h_attributes", "shuffle_negatives")):
+        written[name] = [
+            {
+                "img_path": f"val2017/{(i + number) % 3:012d}.jpg",
+                "bbox": [1.5 + i, 2.0, 9.25, 11.0 + i],
+                "pos_expression": [f"A {COLOURS[i]} pipe {number}."],
+                "neg_expression": [f"A {COLOURS[(i + j) % 7]} pipe {number}." for j in range(0 if i == 4 else 1, 7)],
+            }
+            for i in range(rows)
+        ]
+        lines = "\n".join(json.dumps(row) for row in written[name])
+        (folder / f"{name}_llava.jsonl").write_text(lines + "\n")
+    return written
+
+
+def everything(root):
+    """A miniature of every set of the suites that have data of their own, as `evaluation.data`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    classification(root / "food101")
+    multilabel(root / "voc2007_multilabel")
+    retrieval(root / "flickr8k")
+    sugar_crepe(root / "sugar_crepe", ["add_att", "swap_obj"])
+    (root / "winoground").mkdir()
+    pq.write_table(pa.Table.from_pylist(winoground()), root / "winoground" / "test.parquet")
+    aro(root / "aro", "relation", ["behind", "eating", "eating", "wearing", "riding"] * 2)
+    coco(root / "coco", 13)
+    entities(root / "flickr30k_entities", 7)
+    fg_ovd(root / "fg_ovd")
+    return root
+
+
+SUITES = "scenes,zero_shot,retrieval,composition,boxes,grounding"

@@ -16,6 +16,7 @@ import torch
 from harmopower import config as configs
 from harmopower.interop import names, source, starting, weights
 from harmopower.interop.weights import ConversionError
+from harmopower.models import vision
 from harmopower.parallel import mesh as meshes
 from harmopower.training.checkpoints import Checkpoints
 from tools import convert_weights
@@ -244,7 +245,7 @@ def test_image_positions_are_resampled_as_open_clip_does(old, new):
         visual = Visual()
 
     open_clip.model.resize_pos_embed(state, Model())
-    found = starting.resample_vision_position(position, new)
+    found = vision.resample_position(position, new)
     np.testing.assert_allclose(found, state["visual.positional_embedding"].numpy(), atol=2e-5)
 
 
@@ -326,7 +327,7 @@ def test_init_resamples_positions(converted):
     config, told = settings(HEADS_OF_64, image_size=64, context_length=24), []
     found = flattened(starting.load_init(str(folder), fresh_params(config), config, told.append))
     expected = {
-        "vision/position": starting.resample_vision_position(flat["vision/position"], 8),
+        "vision/position": vision.resample_position(flat["vision/position"], 8),
         "text/position": starting.resample_text_position(flat["text/position"], 24),
     }
     for name, position in expected.items():

@@ -89,13 +89,7 @@ class Reader(protocol.Reader):
             return ""  # it is reported when the image is read
 
     def _relative(self, image: dict) -> str:
-        """The path below the folder: `file_name`, or the end of `coco_url` (LVIS), with its folder if it exists."""
-        if isinstance(image.get("file_name"), str):
-            return image["file_name"]
-        if not isinstance(image.get("coco_url"), str):
-            raise BadSample("missing_key", f"image {image.get('id')} has neither file_name nor coco_url", image)
-        folder, name = image["coco_url"].split("/")[-2:]
-        return f"{folder}/{name}" if (self._folder / folder).is_dir() else name
+        return path_of(image, self._folder)
 
     @functools.cache  # noqa: B019 (a reader lives as long as its process)
     def _content(self, number: int) -> _Split:
@@ -160,6 +154,20 @@ class Reader(protocol.Reader):
         except RecordError as error:
             raise BadSample("unreadable", f"the panoptic mask {name}: {error}") from error
         return segment_ids(pixels)
+
+
+def path_of(image: dict, folder: Path) -> str:
+    """Where an image is below the folder: `file_name`, or the end of `coco_url` (LVIS) with its folder if that exists.
+
+    Raises:
+      BadSample: the entry has neither.
+    """
+    if isinstance(image.get("file_name"), str):
+        return image["file_name"]
+    if not isinstance(image.get("coco_url"), str):
+        raise BadSample("missing_key", f"image {image.get('id')} has neither file_name nor coco_url", image)
+    below, name = image["coco_url"].split("/")[-2:]
+    return f"{below}/{name}" if (folder / below).is_dir() else name
 
 
 def _add(found: _Split, path: Path) -> None:

@@ -32,15 +32,24 @@ PARTS = {
     "swap_att": 666,
     "swap_obj": 245,
 }
-_SUGAR = Published("sugar_crepe", "", sum(PARTS.values()))
-_WINOGROUND = Published("winoground", "", 400)
-_ARO = Published("aro", "")
-_GET = {
-    "sugar_crepe": "the seven JSON files of github.com/RAIVNLab/sugar-crepe `data/` and COCO's val2017 folder",
-    "winoground": "the Parquet files of the Hugging Face hub's facebook/winoground (accept its terms there)",
-    "aro": "visual_genome_relation.json, visual_genome_attribution.json and images/ of "
+_SUGAR = Published(
+    "sugar_crepe",
+    "",
+    sum(PARTS.values()),
+    get="the seven JSON files of github.com/RAIVNLab/sugar-crepe `data/` and COCO's val2017 folder",
+)
+_WINOGROUND = Published(
+    "winoground",
+    "",
+    400,
+    get="the Parquet files of the Hugging Face hub's facebook/winoground (accept its terms there)",
+)
+_ARO = Published(
+    "aro",
+    "",
+    get="visual_genome_relation.json, visual_genome_attribution.json and images/ of "
     "github.com/mertyg/vision-language-models-are-bows",
-}
+)
 _BLIND = 1e-6  # similarities closer than this are one and the same up to rounding
 
 
@@ -124,7 +133,7 @@ class SugarCrepe(_Selection):
           DataSourceError: there is none, one cannot be read, or there are no images.
         """
         self._expected = published.size
-        images = _folder_of_images(folder)
+        images = sets.images_of(folder, "val2017")
         there = [part for part in PARTS if (folder / f"{part}.json").is_file()]
         if not there:
             raise DataSourceError(f"{folder} has none of {', '.join(f'{part}.json' for part in PARTS)}")
@@ -263,7 +272,7 @@ def _winoground_rows(folder: Path) -> list:
         (path for path in (folder / "examples.jsonl", folder / "data" / "examples.jsonl") if path.exists()), None
     )
     if found is None:
-        raise DataSourceError(f"{folder} has neither *.parquet nor examples.jsonl; get {_GET['winoground']}")
+        raise DataSourceError(f"{folder} has neither *.parquet nor examples.jsonl; get {_WINOGROUND.get}")
     rows = []
     for number, line in enumerate(found.read_text(encoding="utf-8").splitlines()):
         try:
@@ -339,13 +348,6 @@ def _json(path: Path, kind: type, fields) -> list[dict]:
     return rows
 
 
-def _folder_of_images(folder: Path) -> Path:
-    for place in (folder / "val2017", folder.parent / "val2017", folder.parent / "coco" / "val2017"):
-        if place.is_dir():
-            return place
-    raise DataSourceError(f"{folder} has no val2017 in or beside it; SugarCrepe's images are those of COCO's val2017")
-
-
 class CompositionSuite(Suite):
     """The three benchmarks."""
 
@@ -354,18 +356,14 @@ class CompositionSuite(Suite):
     def tasks(self, config) -> dict[str, Task | str]:
         root = config.evaluation.data
         kinds = ("relation", "attribution")
-        found = {f"aro_{kind}": _opened(root, _ARO, lambda folder, _, kind=kind: Aro(folder, kind)) for kind in kinds}
+        found = {
+            f"aro_{kind}": sets.opened(root, _ARO, lambda folder, _, kind=kind: Aro(folder, kind)) for kind in kinds
+        }
         return {
-            "sugar_crepe": _opened(root, _SUGAR, SugarCrepe),
-            "winoground": _opened(root, _WINOGROUND, Winoground),
+            "sugar_crepe": sets.opened(root, _SUGAR, SugarCrepe),
+            "winoground": sets.opened(root, _WINOGROUND, Winoground),
             **found,
         }
-
-
-def _opened(root: str, published: Published, task) -> Task | str:
-    if root and isinstance(sets.find(root, published), str):
-        return f"not on disk; put into {Path(root) / published.name} {_GET[published.name]}"
-    return sets.opened(root, published, task)
 
 
 SUITE = CompositionSuite()

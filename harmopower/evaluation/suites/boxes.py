@@ -1,0 +1,233 @@
+"""Box classification by three protocols that must not be mixed; an image is decoded once for all of them.
+
+    ROOT/coco/annotations/panoptic_val2017.json     ROOT/coco/annotations/panoptic_val2017/*.png
+    ROOT/coco/annotations/instances_val2017.json    ROOT/coco/val2017/*.jpg
+    ROOT/lvis/lvis_v1_val.json                      ROOT/coco/{train2017,val2017}/*.jpg
+
+- `clipself` (wusize/CLIPSelf `src/training/{data,zero_shot}.py`): the first 100 panoptic segments of an image, those of
+  8^2 to 1024^2 pixels, 133 classes; the longest side 1024, padded; means over classes, things and stuff apart.
+- `fineclip` (Timsty1/FineCLIP `training/{data,zero_shot}.py`): the same boxes, the image squashed to the model's size
+  (bilinear), one mean over all classes: HarmoCLIP's most likely frame.
+- `fgclip` (360CVGroup/FG-CLIP, branch v1.0 `fgclip/eval/in_1K/coco_box_cls.py`): instances, all of them, 80 classes or
+  LVIS's 1,203, squashed (bicubic), top-1 and top-5 over boxes.
+
+The first two normalise patch tokens before they pool them, as their authors do; the third does not.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from harmopower.data import images as decoding
+from harmopower.data.readers import coco
+from harmopower.data.records import DataSourceError
+from harmopower.errors import ConfigError, RecordError
+from harmopower.evaluation import boxes, framing, prompts, sets
+from harmopower.evaluation.coco_files import Annotated, Photo, Photos
+from harmopower.evaluation.sets import Published
+from harmopower.evaluation.suite import (
+    FEATURES,
+    NO_BOXES,
+    NO_CROPS,
+    NO_MASKS,
+    Found,
+    Look,
+    Prepared,
+    Seen,
+    Suite,
+    Task,
+    Vectors,
+    View,
+)
+from harmopower.models import presets
+
+_COCO = Published(
+    "coco",
+    "",
+    5_000,
+    get="COCO's val2017/, annotations/instances_val2017.json, annotations/panoptic_val2017.json and, unpacked, its PNG "
+    "files annotations/panoptic_val2017/",
+)
+_LVIS = Published("lvis", "", 19_809, get="lvis_v1_val.json; its images are those of coco/train2017 and coco/val2017")
+_MOST, _SMALLEST, _LARGEST = 100, 8**2, 1024**2  # segments of an image; pixels of a box
+_SIDE, _SIDE_OF_14 = 1024, 896  # what CLIPSelf's scripts pad to, with patches of 16 and of 14
+
+
+class Boxes(Task):
+    """The protocols that one set's files allow."""
+
+    def __init__(self, photos: Photos, published: Published, config):
+        """Says how the images are looked at.
+
+        Raises:
+          ConfigError: `evaluation.box_features` names something else.
+        """
+        self.source, self._published, self._size = photos, published, config.data.image_size
+        features, patch = chosen(config), presets.get(config.model.preset).patch_size
+        usual = _SIDE_OF_14 if patch == 14 else _SIDE
+        side = config.evaluation.padded_size or usual
+        if side % patch:
+            raise ConfigError(
+                f"config.evaluation.padded_size {side} is no multiple of the patch size {patch} of "
+                f"config.model.preset {config.model.preset}"
+            )
+        self._unusual = side if side != usual else 0
+        self._grid = side // patch
+        plain = tuple(feature for feature in features if feature != "crop" and not feature.startswith("mask"))
+        self.looks = {}
+        if "panoptic" in photos.kinds:
+            self.looks = {"clipself": Look(side, features, True)}
+        if "panoptic" in photos.kinds and plain:
+            self.looks["fineclip"] = Look(self._size, plain, True)
+        if "instances" in photos.kinds and plain:
+            self.looks["fgclip"] = Look(self._size, plain, False)
+
+    @property
+    def metrics(self) -> list[str]:
+        return [
+            f"{protocol}/{feature}/{metric}"
+            for protocol, look in self.looks.items()
+            for feature in look.features
+            for metric in boxes.METRICS[protocol]
+        ]
+
+    @property
+    def identity(self) -> str:
+        text = repr((self.source.identity, self.looks, prompts.VILD, prompts.IMAGENET))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def prepare(self, example: Photo, view: View) -> Prepared:
+        """All looks of one decoded image; the facts are the labels, by protocol."""
+        try:
+            picture = decoding.decode(example.image)
+            seen, facts = {}, {}
+            if "clipself" in self.looks:
+                self._panoptic(picture, example, seen, facts)
+            if "fgclip" in self.looks:
+                own = example.annotated.get("instances", _NONE)
+                pixels = framing.squashed(picture, self._size, Image.Resampling.BICUBIC)
+                seen["fgclip"] = Seen(pixels, framing.shares(own.boxes, picture.size))
+                facts["fgclip"] = own.labels
+        except RecordError as error:
+            raise RecordError(f"{example.where}: {error}") from error
+        return Prepared(framing.squashed(picture, view.image_size, Image.Resampling.BICUBIC), NO_BOXES, facts, seen)
+
+    def _panoptic(self, picture: Image.Image, example: Photo, seen: dict, facts: dict) -> None:
+        own = example.annotated.get("panoptic", _NONE)
+        things = self.source.kinds["panoptic"].things
+        ids = coco.segment_ids(np.asarray(decoding.decode(example.png))) if example.png else np.zeros((1, 1), np.int32)
+        kept, found = [], []
+        for place in range(min(len(own.labels), _MOST)):
+            is_thing = things[own.labels[place]]
+            box = own.boxes[place] if is_thing else np.array(framing.extent(ids == own.ids[place]), float)
+            if _SMALLEST <= box[2] * box[3] <= _LARGEST:
+                kept.append(place)
+                found.append(box)
+        pixels, features = np.array(found).reshape(-1, 4), self.looks["clipself"].features
+        seen["clipself"] = Seen(
+            framing.padded(picture, self.looks["clipself"].side),
+            framing.in_padded(pixels, picture.size),
+            self._masks(ids, own.ids[kept]) if any(name.startswith("mask") for name in features) else NO_MASKS,
+            self._crops(picture, pixels, things[own.labels[kept]]) if "crop" in features else NO_CROPS,
+        )
+        facts["clipself"] = own.labels[kept]
+        if "fineclip" in self.looks:
+            squashed = framing.squashed(picture, self._size, Image.Resampling.BILINEAR)
+            seen["fineclip"] = Seen(squashed, framing.shares(pixels, picture.size))
+            facts["fineclip"] = own.labels[kept]
+
+    def _masks(self, ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        found = [framing.patches(ids == segment, self._grid) for segment in segments]
+        return np.array(found, bool).reshape(-1, self._grid**2)
+
+    def _crops(self, picture: Image.Image, pixels: np.ndarray, things: np.ndarray) -> np.ndarray:
+        size = self._size
+        found = [framing.cut_out(picture, box, size, bool(thing)) for box, thing in zip(pixels, things, strict=True)]
+        return np.array(found, np.uint8).reshape(-1, size, size, 3)
+
+    def measure(self, vectors: Vectors) -> Found:
+        """Each protocol's figures for each feature, and who is taken for whom."""
+        found, classes = Found(), {}
+        for protocol in self.looks:
+            kind = self.source.kinds["instances" if protocol == "fgclip" else "panoptic"]
+            write = prompts.imagenet if protocol == "fgclip" else prompts.vild
+            if write not in classes:
+                classes[write] = vectors.classes([write(name) for name in kind.names])
+            labels = np.concatenate([facts[protocol] for facts in vectors.facts])
+            if not len(labels):
+                found.left_out[protocol] = "no image has a box"
+                continue
+            found.notes[protocol] = f"{len(labels)} boxes of {len(np.unique(labels))} of {len(kind.names)} classes"
+            for feature, regions in vectors.looks[protocol].items():
+                part = boxes.score(protocol, regions, classes[write], labels, kind)
+                found.add(part, f"{protocol}/{feature}/")
+        self._compare(found, len(vectors.facts))
+        return found
+
+    def _compare(self, found: Found, images: int) -> None:
+        if images != self._published.size:
+            found.partial["images"] = f"{images} images, the published set has {self._published.size}"
+        if self._unusual:
+            found.partial["clipself"] = f"padded to {self._unusual} pixels by config.evaluation.padded_size"
+        found.notes["images"] = f"{images} images; a tie is wrong"
+
+
+_NONE = Annotated(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, np.int64))
+
+
+def chosen(config) -> tuple[str, ...]:
+    """The features of `config.evaluation.box_features`.
+
+    Raises:
+      ConfigError: one is unknown, or there is none.
+    """
+    found = tuple(dict.fromkeys(name.strip() for name in config.evaluation.box_features.split(",") if name.strip()))
+    unknown = [name for name in found if name not in FEATURES]
+    if unknown or not found:
+        raise ConfigError(
+            f"config.evaluation.box_features {config.evaluation.box_features!r}: choose of {', '.join(FEATURES)}"
+        )
+    return found
+
+
+class BoxesSuite(Suite):
+    """COCO's val2017 by all three protocols, LVIS's validation by the third."""
+
+    name = "boxes"
+
+    def tasks(self, config) -> dict[str, Task | str]:
+        chosen(config)
+        root = config.evaluation.data
+        return {
+            "coco_boxes": sets.opened(root, _COCO, lambda folder, own: Boxes(_coco(folder), own, config)),
+            "lvis_boxes": sets.opened(root, _LVIS, lambda folder, own: Boxes(_lvis(folder), own, config)),
+        }
+
+
+def _coco(folder: Path) -> Photos:
+    places = [folder / "annotations", folder]
+    files = {kind: _first([place / f"{kind}_val2017.json" for place in places]) for kind in ("panoptic", "instances")}
+    pngs = _first([place / "panoptic_val2017" for place in places])
+    there = {kind: path for kind, path in files.items() if path and (kind != "panoptic" or pngs)}
+    if not there:
+        raise DataSourceError(
+            f"{folder} has neither instances_val2017.json nor panoptic_val2017.json with its PNG files"
+        )
+    return Photos(there, sets.images_of(folder, "val2017"), pngs)
+
+
+def _lvis(folder: Path) -> Photos:
+    places = [folder / "annotations", folder]
+    file = _first([place / "lvis_v1_val.json" for place in places])
+    if not file:
+        raise DataSourceError(f"{folder} has no lvis_v1_val.json")
+    return Photos({"instances": file}, sets.images_of(folder, "val2017").parent)
+
+
+def _first(paths: list[Path]) -> Path | None:
+    return next((path for path in paths if path.exists()), None)
+
+
+SUITE = BoxesSuite()
