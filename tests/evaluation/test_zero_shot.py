@@ -1,10 +1,13 @@
 """Zero-shot classification on miniatures in the published layout, against figures computed without the package."""
 
+import io
 import json
 import pickle
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_info
 
 from harmopower.data import images as decoding
 from harmopower.evaluation import averages, classification, kept, running, sets, shards, suites
@@ -185,3 +188,38 @@ def test_other_weights_or_other_data_are_measured_anew(encoder, model_and_params
     assert before == zero_shot.ZeroShot(root / "wds_food101", zero_shot.SETS[7]).identity
     miniatures.classification(tmp_path / "copy", 22)
     assert before != zero_shot.ZeroShot(tmp_path / "copy", zero_shot.SETS[7]).identity
+
+
+def prepare_with_tfds(folder):
+    """What `tfds build` leaves: several record files a split, labels as numbers, images encoded."""
+    folder.mkdir(parents=True)
+    identity = dataset_info.DatasetIdentity(
+        name="stl10", version=tfds.core.Version("2.0.0"), data_dir=str(folder), module_name=__name__
+    )
+    label = tfds.features.ClassLabel(names=list(miniatures.COLOURS))
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": label})
+    info = tfds.core.DatasetInfo(builder=identity, features=features)
+    writer = tfds.core.SequentialWriter(info, 4, file_format="array_record")
+    writer.initialize_splits(["train", "test"])
+    rows = lambda count: [{"image": io.BytesIO(miniatures.picture(i)), "label": i % 7} for i in range(count)]
+    writer.add_examples({"train": rows(2), "test": rows(10)})
+    writer.close_all()
+
+
+def test_a_set_that_tfds_has_prepared(chosen, encoder, tmp_path):
+    prepare_with_tfds(tmp_path / "stl10" / "2.0.0")
+    (tmp_path / "stl10" / "classnames.txt").write_text("\n".join(miniatures.COLOURS) + "\n")
+    (tmp_path / "stl10" / "zeroshot_classification_templates.txt").write_text("a {c}\n")
+    chosen.evaluation.data = str(tmp_path)
+    found = running.run(chosen, encoder)
+    task = suites.tasks(chosen)["zero_shot"]["stl10"]
+    source = pickle.loads(pickle.dumps(task.source))
+    assert len(source) == 10 and [int(source[i].label) for i in range(10)] == [i % 7 for i in range(10)]
+    scores = features(encoder, source) @ embeddings(encoder, [[f"a {name}"] for name in miniatures.COLOURS]).T
+    assert found.metrics["stl10/acc1"] == np.mean(scores.argmax(1) == np.arange(10) % 7)
+    assert task.identity == suites.tasks(chosen)["zero_shot"]["stl10"].identity
+    (tmp_path / "stl10" / "classnames.txt").write_text("red\n")
+    assert "7 labels, but classnames.txt names 1" in suites.tasks(chosen)["zero_shot"]["stl10"]
+    info = tmp_path / "stl10" / "2.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    assert "prepare it with --file_format=array_record" in suites.tasks(chosen)["zero_shot"]["stl10"]
