@@ -7,7 +7,7 @@ from harmopower import config as configs
 from harmopower.data import pipeline
 from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import CommandError, ConfigError
-from harmopower.evaluation import kept, report, running, suites
+from harmopower.evaluation import kept, light, report, running, suites
 from harmopower.evaluation.encoder import Encoder
 from harmopower.evaluation.suite import Found
 from harmopower.models import clip
@@ -131,16 +131,7 @@ def evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, sho
     suites.tasks(config)  # before an hour has been trained
 
     def evaluate(params, step: int) -> Found | None:
-        encoder = Encoder(
-            model,
-            params,
-            tokenizer,
-            config.data.image_size,
-            config.data.context_length,
-            config.evaluation.batch_size,
-            region_pooling=config.objective.region_pooling,
-            resize_mode=config.data.resize_mode,
-        )
+        encoder = make_encoder(config, model, params, tokenizer)
         keeper = keep(encoder) if keep else kept.NOTHING
         found = running.run(config, encoder, should_stop, keeper)
         if found is None:
@@ -152,6 +143,35 @@ def evaluation(config, workdir: str, model: clip.CLIP, tokenizer: Tokenizer, sho
         return found
 
     return evaluate
+
+
+def make_encoder(config, model: clip.CLIP, params, tokenizer: Tokenizer) -> Encoder:
+    """The model as evaluation calls it."""
+    return Encoder(
+        model,
+        params,
+        tokenizer,
+        config.data.image_size,
+        config.data.context_length,
+        config.evaluation.batch_size,
+        region_pooling=config.objective.region_pooling,
+        resize_mode=config.data.resize_mode,
+    )
+
+
+def make_light(config, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False):
+    """The quick look during training, `look(params, step) -> metrics`; None where `config.evaluation.light` is empty.
+
+    Raises:
+      ConfigError, DataSourceError: see `light.tasks`.
+    """
+    tasks = light.tasks(config)
+
+    def look(params, step: int) -> dict[str, float]:
+        found = running.run_tasks(tasks, config, make_encoder(config, model, params, tokenizer), should_stop)
+        return found.metrics if found else {}
+
+    return look if tasks else None
 
 
 def make_evaluation(*arguments, **settings):

@@ -63,13 +63,14 @@ def main(argv: list[str]) -> int:
                 loop.say(nothing)
             model = runs.build_model(config, tokenizer)
             evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.agreed)
+            look = runs.make_light(config, model, tokenizer, stop.agreed)
             begin = workdirs.prepare(workdir, config, tokenizer, ALLOW_CHANGES.value)
-            return model, pipeline, evaluate, begin
+            return model, pipeline, evaluate, look, begin
 
-        model, pipeline, evaluate, begin = agreement.together(set_up)
+        model, pipeline, evaluate, look, begin = agreement.together(set_up)
         try:
             with agreement.leaving_with_the_lost():
-                return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init, begin)
+                return loop.train(config, workdir, model, pipeline, mesh, stop, evaluate, load_init, begin, look)
         except BadDataError as error:
             raise CommandError(str(error), exit_code=errors.DATA) from error
         except NonFiniteError as error:

@@ -27,7 +27,16 @@ from harmopower.training.watch import Watch
 
 
 def train(
-    config, workdir: str, model, pipeline, mesh, stop: StopSignal, evaluate: Callable, load_init=None, begin=None
+    config,
+    workdir: str,
+    model,
+    pipeline,
+    mesh,
+    stop: StopSignal,
+    evaluate: Callable,
+    load_init=None,
+    begin=None,
+    look=None,
 ) -> int:
     """Trains until `config.total_steps`, resuming from the newest checkpoint in `workdir`.
 
@@ -37,6 +46,7 @@ def train(
       load_init: called as `load_init(params) -> params` on a fresh start, for `config.init`; None starts at random.
       begin: called as `begin(step)` when all checks have passed, before the first step; not where none is left to do.
       evaluate: called as `evaluate(params, step) -> metrics` every `config.evaluation.every_steps` and at the end.
+      look: the same every `config.evaluation.light_every_steps`; nothing is saved for it. None: never.
 
     Returns:
       the exit code (errors.py): 0 when done, 75 when stopped by a scheduler's signal, 130 after Ctrl-C.
@@ -59,7 +69,7 @@ def train(
             CheckpointWriter(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints,
             contextlib.closing(Recorder(config, workdir, int(state.step), mesh.devices, pipeline)) as recorder,
         ):
-            return _Run(config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate).go(pipeline)
+            return _Run(config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate, look).go(pipeline)
 
 
 def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints, load_init=None) -> states.TrainState:
@@ -96,11 +106,12 @@ def _check_best(config, workdir: str, state: states.TrainState, evaluate: Callab
 class _Run:
     """The pieces of one run; `go` is the loop."""
 
-    def __init__(self, config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate):
+    def __init__(self, config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate, look):
         self._config, self._mesh, self._state = config, mesh, state
         self._checkpoints, self._recorder, self._stop, self._evaluate = checkpoints, recorder, stop, evaluate
         places = states.shardings(model, optimizer, mesh, config.optimizer.ema > 0)
         self._train_step = make_train_step(model, optimizer, config, mesh, places)
+        self._look = look
         self._key = jax.random.key(config.seed)
         self._saved_at, self._due = time.monotonic(), LateMaximum()
 
@@ -113,6 +124,7 @@ class _Run:
             waited = time.perf_counter() - started
             metrics = self._update(batch, compiles=step == first + 1)
             self._recorder.add(step, metrics, waited)
+            self._look_if_due(step)
             found = self._evaluate_if_due(step)
             self._save_if_due(step, found)
             self._refuse_bad_records(step, pipeline, found)
@@ -147,6 +159,14 @@ class _Run:
         found = self._evaluate(self._state.params, step)
         self._recorder.add_evaluation(step, found)
         return found
+
+    def _look_if_due(self, step: int) -> None:
+        if self._look and step % self._config.evaluation.light_every_steps == 0:
+            self._recorder.flush()
+            found = self._look(self._state.params, step)
+            self._recorder.add_evaluation(step, found)
+            numbers = ", ".join(f"{name} {100 * value:.1f}" for name, value in found.items())
+            self._recorder.message(f"step {step}: {numbers or 'stopped while looking'}")
 
     def _save_if_due(self, step: int, found: dict[str, float]) -> None:
         settings = self._config.checkpoint

@@ -52,13 +52,13 @@ def small_config(source: str, **settings):
     return config
 
 
-def train(config, workdir, mesh=None, stop=None, evaluate=lambda params, step: {}, allow="") -> int:
+def train(config, workdir, mesh=None, stop=None, evaluate=lambda params, step: {}, allow="", look=None) -> int:
     """Runs the loop in this process."""
     mesh = mesh or meshes.make_mesh(devices=jax.devices()[:1])
     tokenizer, pipeline = runs.open_data(config)
     model = runs.build_model(config, tokenizer)
-    begin = workdirs.prepare(str(workdir), config, tokenizer, allow)
-    return loop.train(config, str(workdir), model, pipeline, mesh, stop or StopSignal(), evaluate, begin=begin)
+    begin, stop = workdirs.prepare(str(workdir), config, tokenizer, allow), stop or StopSignal()
+    return loop.train(config, str(workdir), model, pipeline, mesh, stop, evaluate, begin=begin, look=look)
 
 
 MICRO = "patch16-shared16-vision16x3x2-text16x2x2"  # three blocks and two, soon compiled

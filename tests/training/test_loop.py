@@ -146,9 +146,13 @@ def test_the_best_checkpoint_is_the_one_that_was_evaluated(source, tmp_path):
 
 def test_what_is_evaluated_is_saved(source, tmp_path):
     config = common.small_config(source, evaluation__every_steps=2, checkpoint__every_steps=100, checkpoint__keep=9)
-    common.train(config, tmp_path, evaluate=lambda params, step: {"r1": float(step)})
+    config.evaluation.light_every_steps = 3
+    look = lambda params, step: {"light/records/r1": step / 10}
+    common.train(config, tmp_path, evaluate=lambda params, step: {"r1": float(step)}, look=look)
     checkpoints = Checkpoints(str(tmp_path))
     assert {step: checkpoints.metrics(step) for step in checkpoints.steps()} == {n: {"r1": n} for n in (2, 4, 6)}
+    rows, name = writers.read_metrics(str(tmp_path)), "evaluation/light/records/r1"
+    assert {row["step"]: row[name] for row in rows if name in row} == {3: 0.3, 6: 0.6}  # a look is no reason to save
 
 
 def test_an_unknown_best_is_refused_before_the_first_step(source, tmp_path):

@@ -32,6 +32,7 @@ class Retrieval(Task):
     """One set."""
 
     metrics = tuple(retrieval.chance(1))
+    light = 1_000
 
     def __init__(self, folder: Path, published: Published):
         """Opens the set.
