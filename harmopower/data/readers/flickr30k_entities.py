@@ -25,7 +25,7 @@ from harmopower.data.readers import annotation_files, boxes, protocol
 from harmopower.data.readers.protocol import BadSample
 
 SPLITS = ("train", "val", "test")
-_NOT_VISUAL = "0"
+NOT_VISUAL = "0"
 _PHRASE = re.compile(r"\[/EN#(\w+)((?:/[^\s\]]+)*)\s+([^\]]*)\]")
 
 
@@ -71,10 +71,7 @@ class Reader(protocol.Reader):
 
     @functools.cached_property
     def _unrelated(self) -> set[tuple[str, int]]:
-        """Image and number, from 1, of the captions that speak of another picture."""
-        path = self._root / "UNRELATED_CAPTIONS"
-        rows = (line.split() for line in path.read_text().splitlines()) if path.is_file() else ()
-        return {(row[0], int(row[1])) for row in rows if len(row) >= 2 and row[1].isdigit()}
+        return unrelated(self._root)
 
     def read(self, unit: protocol.Unit) -> Iterator[protocol.Item]:
         """The images of a range."""
@@ -84,17 +81,17 @@ class Reader(protocol.Reader):
 
     def _found(self, name: str, split: str) -> protocol.Found:
         image = protocol.read_image(self._images, f"{name}.jpg")
-        chains = _chains(protocol.inside(self._root / "Annotations", f"{name}.xml"), protocol.image_size(image))
-        sentences = _sentences(protocol.inside(self._root / "Sentences", f"{name}.txt"))
-        kept = [sentence for number, sentence in enumerate(sentences) if (name, number + 1) not in self._unrelated]
+        boxes_of = chains(protocol.inside(self._root / "Annotations", f"{name}.xml"), protocol.image_size(image))
+        found = sentences(protocol.inside(self._root / "Sentences", f"{name}.txt"))
+        kept = [sentence for number, sentence in enumerate(found) if (name, number + 1) not in self._unrelated]
         if not kept:
             raise BadSample("no_caption", f"{name} has no sentence")
         regions = [
             annotation_files.region(box, (number, start, end), label=kind)
             for number, sentence in enumerate(kept)
             for start, end, chain, kind in sentence.phrases
-            if chain != _NOT_VISUAL
-            for box in chains[chain]
+            if chain != NOT_VISUAL
+            for box in boxes_of[chain]
         ]
         example = {"id": name, "image": image, "captions": [sentence.text for sentence in kept], "regions": regions}
         return protocol.Found(example, split, where=f"{name}.txt")
@@ -122,11 +119,23 @@ def parse_sentence(line: str) -> Sentence:
     return Sentence(_joined(words, line[done:]), tuple(phrases))
 
 
+def unrelated(folder: Path) -> set[tuple[str, int]]:
+    """Image and number, from 1, of the captions that speak of another picture."""
+    path = folder / "UNRELATED_CAPTIONS"
+    rows = (line.split() for line in path.read_text().splitlines()) if path.is_file() else ()
+    return {(row[0], int(row[1])) for row in rows if len(row) >= 2 and row[1].isdigit()}
+
+
 def _joined(text: str, more: str) -> str:
     return " ".join(filter(None, [text, " ".join(more.split())]))
 
 
-def _sentences(path: Path) -> list[Sentence]:
+def sentences(path: Path) -> list[Sentence]:
+    """The captions of an image.
+
+    Raises:
+      BadSample: the file cannot be read.
+    """
     try:
         lines = path.read_bytes().decode().split("\n")  # splitlines would also part a caption at a U+2028 within it
     except OSError as error:
@@ -136,8 +145,12 @@ def _sentences(path: Path) -> list[Sentence]:
     return [parse_sentence(line) for line in lines if line.strip()]
 
 
-def _chains(path: Path, size: tuple[int, int]) -> dict[str, list[list[float]]]:
-    """The boxes of every chain; none for those that have no box, are the whole scene, or are not annotated."""
+def chains(path: Path, size: tuple[int, int]) -> dict[str, list[list[float]]]:
+    """The boxes of every chain; none for those that have no box, are the whole scene, or are not annotated.
+
+    Raises:
+      BadSample: the file cannot be read.
+    """
     found = collections.defaultdict(list)
     try:
         for part in ElementTree.parse(path).getroot().iter("object"):

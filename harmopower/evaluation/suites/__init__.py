@@ -4,9 +4,9 @@ import difflib
 
 from harmopower.errors import ConfigError
 from harmopower.evaluation.suite import Suite, Task
-from harmopower.evaluation.suites import boxes, composition, records, retrieval, scenes, zero_shot
+from harmopower.evaluation.suites import boxes, composition, grounding, records, retrieval, scenes, zero_shot
 
-_MODULES = (scenes, records, zero_shot, retrieval, composition, boxes)
+_MODULES = (scenes, records, zero_shot, retrieval, composition, boxes, grounding)
 SUITES: dict[str, Suite] = {module.SUITE.name: module.SUITE for module in _MODULES}
 
 
