@@ -12,10 +12,12 @@ from harmopower import runs
 from harmopower.data import records
 from harmopower.data.scenes import builder as scenes
 from harmopower.data.tokenize import Tokenizer
+from harmopower.evaluation.suite import FEATURES
 from harmopower.parallel import mesh as meshes
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training.checkpoints import CheckpointWriter
+from tests.evaluation import miniatures
 from tests.test_two_processes import finish, free_address
 from tests.training import common
 
@@ -38,6 +40,7 @@ sys.argv[0] = "evaluate"
 runpy.run_module("harmopower.evaluate", run_name="__main__")
 """
 IMAGES = 21 + 10
+SETTINGS = ["--config.evaluation.padded_size=128", f"--config.evaluation.box_features={','.join(FEATURES)}"]
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +59,9 @@ def workdir(tmp_path_factory):
     return folder / "run"
 
 
-def evaluate(workdir, decoded, **environment):
+def evaluate(workdir, decoded, *flags, **environment):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "DECODED": str(decoded)} | environment
-    command = [sys.executable, "-c", COUNTING, f"--workdir={workdir}"]
+    command = [sys.executable, "-c", COUNTING, f"--workdir={workdir}", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
@@ -80,3 +83,21 @@ def test_two_processes_find_the_numbers_of_one_and_share_the_images(workdir, tmp
     assert len(counted) == IMAGES and set(counted.values()) == {1}
     assert len(first) == (4 + 4 + 4) + (4 + 2) and len(second) == IMAGES - len(first)  # halves of each batch of 8
     assert sorted(counted) == sorted((tmp_path / "alone.0").read_text().split())
+
+
+def test_two_processes_find_the_numbers_of_one_in_every_suite(workdir, tmp_path):
+    root = miniatures.everything(tmp_path / "root")
+    flags = [f"--data={root}", f"--suite={miniatures.SUITES}", "--again", *SETTINGS]
+    codes, outputs = finish(evaluate(workdir, tmp_path / "alone", *flags))
+    assert codes == [0], outputs
+    alone = json.loads((workdir / "eval.json").read_text())
+    (workdir / "eval.json").unlink()
+    joined = {"JAX_COORDINATOR_ADDRESS": free_address(), "JAX_NUM_PROCESSES": "2"}
+    both = [evaluate(workdir, tmp_path / "two", *flags, **joined, JAX_PROCESS_ID=rank) for rank in "01"]
+    codes, outputs = finish(*both)
+    assert codes == [0, 0], outputs
+    two = json.loads((workdir / "eval.json").read_text())
+    flipped = {name for name, value in two["metrics"].items() if value != alone["metrics"][name]}
+    assert not flipped and two == alone and len(alone["metrics"]) > 60
+    counted = collections.Counter(line for rank in "01" for line in (tmp_path / f"two.{rank}").read_text().split())
+    assert counted == collections.Counter((tmp_path / "alone.0").read_text().split())
