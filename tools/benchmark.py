@@ -4,6 +4,7 @@
   python -m tools.benchmark powerset --batch 4096 --method exact --devices 8 --dtype bfloat16 --json
   python -m tools.benchmark step --config configs/scenes.py
   python -m tools.benchmark data
+  python -m tools.benchmark evaluate
 
 Every subcommand is an entry of SUBCOMMANDS: its arguments, a function that measures and returns plain numbers, and one
 that shows them.
@@ -23,7 +24,7 @@ from rich.table import Table
 
 from harmopower.objectives import powerset
 from harmopower.parallel import mesh as meshes
-from tools import benchmark_data, benchmark_step, operations, reference
+from tools import benchmark_data, benchmark_evaluate, benchmark_step, operations, reference
 from tools.measuring import fastest, format_number, matmul_rate, use_devices
 
 # ViT-B/16 with 77 text tokens: 41.09 GFLOP forward a pair, and twice that backward.
@@ -233,6 +234,12 @@ SUBCOMMANDS = {
         benchmark_data.add_arguments,
         benchmark_data.measure,
         benchmark_data.show,
+    ),
+    "evaluate": Subcommand(
+        "zero-shot classification end to end, against decoding and the forward pass alone",
+        benchmark_evaluate.add_arguments,
+        benchmark_evaluate.measure,
+        benchmark_evaluate.show,
     ),
 }
 

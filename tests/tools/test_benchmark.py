@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from harmopower.data import images, pipeline, records
 from tools import benchmark, benchmark_prepare, benchmark_rows, benchmark_step, photographs
@@ -224,3 +225,13 @@ def test_order_counts_the_files_of_a_batch(capsys):
     assert globally["files_opened"] < globally["files_touched"]  # some are still open
     assert benchmark.main(arguments) == 0
     assert "400 files" in capsys.readouterr().out
+
+
+def test_evaluation_is_set_against_decoding_and_the_forward_pass(capsys):
+    small = ["--images", "6", "--classes", "5", "--image-size", "32", "--batch", "4", "--repeats", "1"]
+    assert benchmark.main(["evaluate", "--json", *small]) == 0
+    result = json.loads(capsys.readouterr().out)
+    seconds = {name: 6 / rate for name, rate in result["images_per_second"].items()}
+    assert result["share"] == pytest.approx((seconds["decode"] + seconds["forward"]) / seconds["evaluation"])
+    benchmark.SUBCOMMANDS["evaluate"].show(result, Console())
+    assert "6 JPEGs, tiny at 32" in capsys.readouterr().out
