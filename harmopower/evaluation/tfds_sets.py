@@ -8,6 +8,7 @@ They must be prepared with `--file_format=array_record`, and `classnames.txt` an
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.proto import tf_example_pb2
@@ -35,17 +36,17 @@ class TfdsImages:
           DataSourceError: it is in another file format, or has no such split, images or labels.
         """
         self._folder = records.find_directory(folder)
-        builder = read_only_builder.builder_from_directory(self._folder)
-        kind, splits = builder.info.file_format.value, dict(builder.info.splits.items())
+        info: Any = read_only_builder.builder_from_directory(self._folder).info  # TFDS types its parts as optional
+        kind, splits = info.file_format.value, dict(info.splits.items())
         if kind != "array_record":
             raise DataSourceError(f"{self._folder} holds {kind} files; prepare it with --file_format=array_record")
         split = next((name for name in _SPLITS if name in splits), "")
-        if not split or not {"image", "label"} <= set(builder.info.features):
-            there = f"splits {', '.join(splits)}; features {', '.join(builder.info.features)}"
+        if not split or not {"image", "label"} <= set(info.features):
+            there = f"splits {', '.join(splits)}; features {', '.join(info.features)}"
             raise DataSourceError(
                 f"{self._folder} needs a split {' or '.join(_SPLITS)}, image and label; it has {there}"
             )
-        count = builder.info.features["label"].num_classes
+        count = info.features["label"].num_classes
         if count != classes:
             raise DataSourceError(f"{self._folder} has {count} labels, but classnames.txt names {classes} classes")
         self._files = reading.RecordFiles(splits[split].file_instructions)
