@@ -126,7 +126,7 @@ class Transformer(nn.Module):
         )(block, (x, x if value_tokens else None), None)
         return x, self._last_value_path(before) if value_tokens else None
 
-    def _in_two_parts(self, x, value_tokens: bool):
+    def _in_two_parts(self, x, value_tokens: bool) -> Any:  # as `_last_value_path`
         """The same by two scans, the first one over blocks that are constants to the gradient."""
         block = self._block_class()(**self._block_arguments(), parent=None)
         stacked = nn.unbox(self.variables["params"]["blocks"])

@@ -120,7 +120,7 @@ def _factor(place: Place, rules: list[Rule], settings) -> float:
 
 
 def _places(params) -> dict[tuple[str, ...], list[Place]]:
-    flat = {key: jax.tree.leaves(leaf)[0].shape for key, leaf in traverse_util.flatten_dict(params).items()}
+    flat = {key: jax.tree.leaves(leaf)[0].shape for key, leaf in by_path(params).items()}
     depths = {key[0]: shape[0] for key, shape in flat.items() if "blocks" in key}
     return {key: list(_places_of(key, shape, depths)) for key, shape in flat.items()}
 
@@ -141,11 +141,16 @@ def _listed(places: list[Place]) -> str:
     return ", ".join(dict.fromkeys("/".join(name[:4] if "blocks" in name else name[:2]) for name in names))
 
 
+def by_path(tree) -> dict[tuple[str, ...], Any]:
+    """The leaves by their path. Flax's own function, whose type takes a leaf for a tree."""
+    return traverse_util.flatten_dict(tree)
+
+
 def select(settings, params):
     """The part of the parameters that is trained; of shared arrays the trained blocks. All, where nothing is frozen."""
     if not settings.groups:
         return params
-    flat, found = traverse_util.flatten_dict(params), {}
+    flat, found = by_path(params), {}
     for key, trained in _trained(settings, params).items():
         found[key] = jax.tree.map(lambda leaf, where=trained: leaf[where], flat[key])
     return traverse_util.unflatten_dict(found)
@@ -155,7 +160,7 @@ def merge(settings, params, selected):
     """The parameters with those in place that `select` gives, changed or not."""
     if not settings.groups:
         return selected
-    flat, new = traverse_util.flatten_dict(params), traverse_util.flatten_dict(selected)
+    flat, new = by_path(params), by_path(selected)
     for key, trained in _trained(settings, params).items():
         whole = new[key].shape == flat[key].shape
         flat[key] = new[key] if whole else flat[key].at[trained].set(new[key])
@@ -164,7 +169,7 @@ def merge(settings, params, selected):
 
 def scale(settings, updates, params):
     """The updates of the trained parameters, each times its factor."""
-    flat, found = traverse_util.flatten_dict(updates), {}
+    flat, found = by_path(updates), {}
     for key, factor in factors(settings, params).items():
         if key in flat:
             factor = factor[factor > 0] if len(factor) > 1 else factor

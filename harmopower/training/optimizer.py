@@ -49,8 +49,8 @@ def _in_groups(inner: optax.GradientTransformation, settings) -> optax.GradientT
     factor stands outside of the optimizer, whose state has one layout whatever the factors are.
     """
 
-    def update(gradients, state, params):
-        updates, state = inner.update(gradients, state, groups.select(settings, params))
+    def update(updates, state, params=None):
+        updates, state = inner.update(updates, state, groups.select(settings, params))
         return groups.scale(settings, updates, params), state
 
     return optax.GradientTransformation(lambda params: inner.init(groups.select(settings, params)), update)

@@ -11,7 +11,6 @@ import functools
 import math
 from typing import NamedTuple
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -99,11 +98,11 @@ class Step:
 
     def _trained(self):
         """The parameters that have a gradient, which lies as they do."""
-        places = traverse_util.flatten_dict(self._state.params)
+        places = groups.by_path(self._state.params)
         trained = jax.eval_shape(functools.partial(groups.select, self.config.optimizer), self._state.params)
         return {
             key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[key].sharding)
-            for key, leaf in traverse_util.flatten_dict(trained).items()
+            for key, leaf in groups.by_path(trained).items()
         }
 
     def activations(self) -> int:
