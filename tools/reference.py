@@ -23,7 +23,8 @@ def triplet_loss(scores, weight, margin):
     candidates = jnp.where(others, scores, -jnp.inf)
     hard_text = _pick(scores, candidates.argmax(1), others.any(1))
     hard_image = _pick(scores.T, candidates.argmax(0), others.any(0))
-    return search.loss_of_scores(jnp.diagonal(scores), hard_text, hard_image, margin, weight)
+    loss, metrics = search.loss_of_scores(jnp.diagonal(scores), hard_text, hard_image, margin, weight)
+    return loss, metrics | {"spread": jnp.std(scores, where=valid[:, None] & valid[None, :])}
 
 
 def _pick(scores, index, found):

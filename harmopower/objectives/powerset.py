@@ -128,8 +128,7 @@ def powerset_loss(
       communication: how shards meet, "auto", "ring" or "gather" (see `harmopower.parallel.collectives`).
       rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
     Returns:
-      loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
-      `hard_text` and `hard_image` scores.
+      loss, and metrics (see `search.triplet_loss`).
     """
     scoring = How(**how)  # pyright: ignore[reportArgumentType] - it looks at them itself
     count = regions.shape[1]

@@ -76,16 +76,17 @@ def triplet_loss(
       communication: how shards meet (see `harmopower.parallel.collectives`).
       drawn: what the scorer needs of arrays, the same for all pairs.
     Returns:
-      loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
-      `hard_text` and `hard_image` scores.
+      loss, and metrics: those of `loss_of_scores`, and the `spread` of the scores (their standard deviation over all
+      pairs of rows of weight above 0, own ones included), by which a term is seen that scores everything alike.
     """
     rows = weight.shape[0]
     travelling = traveller(images.vectors, texts.vectors)
     meeting = collectives.arrange(travelling, block, collectives.tile_rows(numbers), communication)
     padded = collectives.pad_rows((images, texts, weight > 0), meeting.block)
-    found = _triplet_scores(scorer, meeting, *padded, drawn)
+    *found, moments = _triplet_scores(scorer, meeting, *padded, drawn)
     own, hard_text, hard_image = (scores[:rows] for scores in found)
-    return loss_of_scores(own, hard_text, hard_image, margin, weight)
+    loss, metrics = loss_of_scores(own, hard_text, hard_image, margin, weight)
+    return loss, metrics | {"spread": lax.stop_gradient(_deviation(moments))}
 
 
 def loss_of_scores(
@@ -95,7 +96,12 @@ def loss_of_scores(
     margin: float,
     weight: Float[AnyArray, "B"],
 ) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
-    """Loss and metrics from the three scores [B] of every row; a score of -inf is a row without a negative."""
+    """Loss and metrics from the three scores [B] of every row; a score of -inf is a row without a negative.
+
+    Returns:
+      loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
+      `hard_text` and `hard_image` scores, and their mean `gap`, the own score minus the hardest one.
+    """
     above_text, above_image = (hard - own + margin for hard in (hard_text, hard_image))
     loss = weighted_mean(jax.nn.relu(above_text), weight) + weighted_mean(jax.nn.relu(above_image), weight)
     active = (weighted_mean(above_text > 0, weight) + weighted_mean(above_image > 0, weight)) / 2
@@ -106,6 +112,7 @@ def loss_of_scores(
         "positive": weighted_mean(own, weight),
         "hard_text": weighted_mean(hard_text, found),
         "hard_image": weighted_mean(hard_image, found),
+        "gap": weighted_mean(own - (hard_text + hard_image) / 2, found),
     }
     return loss, lax.stop_gradient(metrics)
 
@@ -148,6 +155,38 @@ def _best_along(scores, index, axis: int) -> _Best:
     return _Best(scores.max(axis), index[scores.argmax(axis)])
 
 
+class _Moments(NamedTuple):
+    """Of the scores met so far, for every home row: how many, their mean, and the sum of squared distances from it.
+
+    Not the sum of squares: of scores that are nearly equal, which is what they are carried for, float32 keeps nothing
+    of its difference from the square of the sum.
+    """
+
+    count: jax.Array
+    mean: jax.Array
+    squares: jax.Array
+
+
+def _moments_along(scores, counted, axis: int) -> _Moments:
+    count = counted.sum(axis).astype(jnp.float32)
+    mean = jnp.where(counted, scores, 0).sum(axis) / jnp.maximum(count, 1)
+    return _Moments(count, mean, jnp.where(counted, jnp.square(scores - jnp.expand_dims(mean, axis)), 0).sum(axis))
+
+
+def _join_moments(one: _Moments, other: _Moments) -> _Moments:
+    count, distance = one.count + other.count, other.mean - one.mean
+    share = other.count / jnp.maximum(count, 1)
+    squares = one.squares + other.squares + jnp.square(distance) * one.count * share
+    return _Moments(count, one.mean + distance * share, squares)
+
+
+def _deviation(moments: _Moments):
+    """The standard deviation over the rows of all shards."""
+    count = jnp.maximum(moments.count.sum(), 1)
+    mean = (moments.count * moments.mean).sum() / count
+    return jnp.sqrt((moments.squares + moments.count * jnp.square(moments.mean - mean)).sum() / count)
+
+
 def traveller(images: Shaped[AnyArray, "B M D"], texts: Shaped[AnyArray, "B K D"]) -> Shaped[AnyArray, "B _ D"]:
     """Which of images [B, M, D] and texts [B, K, D] travels: those with fewer vectors a row."""
     return images if images.shape[1] <= texts.shape[1] else texts
@@ -160,20 +199,30 @@ def _home_first(images: Side, texts: Side, pair) -> tuple:
 
 
 def _search(scorer, meeting, axes, images, texts, valid, index, drawn):
-    """The hardest text of every image and the hardest image of every text, over the global batch."""
+    """The hardest text of every image, the hardest image of every text, and the moments of every home row."""
     home_first = partial(_home_first, images, texts)
+    along_guests = home_first((1, 0))[0]
 
-    def tile(home, home_best, guest, guest_best):
+    def tile(home, home_sums, guest, guest_best):
+        home_best, moments = home_sums
         (images, image_valid, image_index), (texts, text_valid, text_index) = home_first((home, guest))
         hard_text, hard_image = home_first((home_best, guest_best))
-        candidate = image_valid[:, None] & text_valid[None, :] & (image_index[:, None] != text_index[None, :])
-        scores = jnp.where(candidate, scorer.tile(images, texts, drawn), -jnp.inf)
+        both_valid = image_valid[:, None] & text_valid[None, :]
+        scores = scorer.tile(images, texts, drawn)
+        moments = _join_moments(moments, _moments_along(scores, both_valid, along_guests))
+        scores = jnp.where(both_valid & (image_index[:, None] != text_index[None, :]), scores, -jnp.inf)
         hard_text = _merge(hard_text, _best_along(scores, text_index, axis=1))
-        return home_first((hard_text, _merge(hard_image, _best_along(scores, image_index, axis=0))))
+        hard_image = _merge(hard_image, _best_along(scores, image_index, axis=0))
+        home_best, guest_best = home_first((hard_text, hard_image))
+        return (home_best, moments), guest_best
 
     home, guest = home_first(((images, valid, index), (texts, valid, index)))
     nobody = _Best(jnp.full(index.shape, -jnp.inf), jnp.full(index.shape, jnp.iinfo(jnp.int32).max))
-    return home_first(collectives.meet(tile, home, nobody, guest, nobody, meeting, axes, combine=_merge))
+    nothing = _Moments(*[jnp.zeros(index.shape)] * 3)
+    (home_best, moments), guest_best = collectives.meet(
+        tile, home, (nobody, nothing), guest, nobody, meeting, axes, combine=_merge
+    )
+    return *home_first((home_best, guest_best)), moments
 
 
 def _own_scores(scorer, block: int, images, texts, drawn):
@@ -194,9 +243,12 @@ def _triplets(scorer, meeting, images, texts, valid, drawn):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _triplet_scores(scorer, meeting: collectives.Meeting, images, texts, valid, drawn):
-    """Scores [B] of the own pair, the hardest text and the hardest image of every row; -inf where there is none."""
-    own, hard_text, hard_image = _triplets(scorer, meeting, images, texts, valid, drawn)
-    return own, hard_text.score, hard_image.score
+    """Scores [B] of the own pair, the hardest text and the hardest image of every row; -inf where there is none.
+
+    And the moments of all scores, which have no gradient.
+    """
+    own, hard_text, hard_image, moments = _triplets(scorer, meeting, images, texts, valid, drawn)
+    return own, hard_text.score, hard_image.score, moments
 
 
 # --- second sweep: the gradient ------------------------------------------------------------------------------------
@@ -210,15 +262,15 @@ class _Hardest(NamedTuple):
 
 
 def _forward(scorer, meeting, *arrays):
-    own, hard_text, hard_image = _triplets(scorer, meeting, *arrays)
-    return (own, hard_text.score, hard_image.score), (arrays, hard_text.index, hard_image.index)
+    own, hard_text, hard_image, moments = _triplets(scorer, meeting, *arrays)
+    return (own, hard_text.score, hard_image.score, moments), (arrays, hard_text.index, hard_image.index)
 
 
 def _backward(scorer, meeting, kept, cotangents):
     """The derivative of the `3 B` scores, each pair computed where its home row lives."""
     (images, texts, valid, drawn), hard_text, hard_image = kept
     index = jnp.arange(valid.shape[0], dtype=jnp.int32)
-    d_own, d_hard_text, d_hard_image = cotangents
+    d_own, d_hard_text, d_hard_image, _ = cotangents
     hardest = _Hardest(hard_text, d_hard_text), _Hardest(hard_image, d_hard_image)
     d_images, d_texts = collectives.over_batch(
         partial(_shard_gradient, scorer, meeting), (images, texts, index, hardest, d_own), drawn

@@ -1,4 +1,4 @@
-"""What the numbers of the steps say about the run: bad updates, objectives without a pair, bad records.
+"""What the numbers of the steps say about the run: bad updates, objectives without a pair or collapsed, bad records.
 
 All of it is judged by metrics, which are sums over the global batch and so the same on every process: what one process
 concludes all conclude at the same step, without asking each other.
@@ -17,6 +17,9 @@ _NEEDS = {
     "powerset": "both a region and a phrase of two tokens or more",
 }
 _NAMED = 5  # ids in the line of a bad update; its file has all of them
+# A triplet loss on the hardest negative has a trivial solution, all scores equal: own and hardest are then so many
+# margins apart and so many rows have a loss (issue 16: 0.99 where it had fallen into it, 0.41 and less where it lived).
+COLLAPSED_GAP, COLLAPSED_ACTIVE = 0.1, 0.95
 FILE_NAME = "skipped_updates.jsonl"
 
 
@@ -48,7 +51,7 @@ class Watch:
         """
         self._config, self._say, self._ids = config, say, ids
         self._path = os.path.join(workdir, FILE_NAME)
-        self._bad_updates, self._without_pair = 0, {}
+        self._bad_updates, self._without_pair, self._alike = 0, {}, {}
         self.skipped = self.seen = self.bad = 0
 
     def see(self, step: int, values: dict[str, float]) -> None:
@@ -64,6 +67,8 @@ class Watch:
         for name, value in values.items():
             if name.endswith("/pairs"):
                 self._see_pairs(step, name.removesuffix("/pairs"), value)
+            if name.endswith("/gap"):
+                self._see_gap(step, name.removesuffix("/gap"), values)
 
     def take_skipped(self) -> int:
         """The updates skipped since this was last asked."""
@@ -98,4 +103,19 @@ class Watch:
                 f"step {step}: {name} has had no pair for {limit} steps (config.log.dead_after): no record had "
                 f"{_NEEDS.get(name, 'what it compares')}; set {key} ({self._config.objective[name].weight}) to 0, or "
                 "config.data.source to data that have it"
+            )
+
+    def _see_gap(self, step: int, name: str, values: dict[str, float]) -> None:
+        """Says once that a triplet term has fallen into its trivial solution, and again only if it had left it."""
+        term, limit = self._config.objective[name], self._config.log.dead_after
+        gap, active = values[f"{name}/gap"], values[f"{name}/active"]
+        alike = abs(gap) <= COLLAPSED_GAP * term.margin and active > COLLAPSED_ACTIVE
+        self._alike[name] = self._alike.get(name, 0) + 1 if alike and step > term.warmup_steps else 0
+        if self._say and limit and self._alike[name] == limit:
+            self._say(
+                f"step {step}: {name} has collapsed: for {limit} steps (config.log.dead_after) own pairs have scored "
+                f"within a tenth of config.objective.{name}.margin ({term.margin}) of their hardest negatives (gap "
+                f"{gap:.3g}, active {active:.2f}, spread of all scores {values[f'{name}/spread']:.3g}); "
+                f"config.objective.{name}.weight ({term.weight}) brings nothing now: lower it, raise "
+                f"config.objective.{name}.warmup_steps ({term.warmup_steps}), or see docs/powerset.md"
             )

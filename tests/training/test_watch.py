@@ -68,3 +68,20 @@ def test_bad_records_of_all_processes_are_summed(tmp_path):
     for step, bad in enumerate((0.0, 3.0, 1.0), 1):
         seen.see(step, SOUND | {"bad_records": bad})
     assert (seen.seen, seen.bad) == (24, 4)
+
+
+def test_a_collapsed_term_is_said_once_a_collapse(tmp_path):
+    """Only after the warm-up, only so many steps in a row, and a term at home in a lively state is left alone."""
+    said = []
+    seen = watch(tmp_path, said, log__dead_after=3, objective__powerset__warmup_steps=2)
+    alike = {"powerset/gap": -0.019, "powerset/active": 0.96, "powerset/spread": 0.01}
+    living = [{"powerset/gap": -0.021}, {"powerset/active": 0.95}]
+    for step, values in enumerate([{}, {}, {}, {}, living[0], {}, {}, {}, {}, living[1], {}, {}, {}], 1):
+        seen.see(step, SOUND | alike | values)
+    assert [line.partition(":")[0] for line in said] == ["step 8", "step 13"]
+    for part in ("powerset has collapsed", "powerset.margin (0.2)", "gap -0.019", "spread of all scores 0.01"):
+        assert part in said[0]
+    silent = watch(tmp_path, said, log__dead_after=0)
+    for step in range(1, 9):
+        silent.see(step, SOUND | alike)
+    assert len(said) == 2
