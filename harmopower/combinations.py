@@ -13,6 +13,7 @@ def check(config: ConfigDict) -> None:
     """Raises ConfigError where two settings exclude each other; names both and the keys to change."""
     _check_together(config)
     _check_regions(config)
+    _check_teacher(config)
 
 
 def _check_together(config: ConfigDict) -> None:
@@ -26,6 +27,22 @@ def _check_together(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.model.attention cudnn computes in bfloat16, but config.model.dtype is {model.dtype}; change "
             "one of them"
+        )
+
+
+def _check_teacher(config: ConfigDict) -> None:
+    term, key = config.objective.global_region, "config.objective.global_region.teacher"
+    if not term.weight or term.mode != "crop":
+        return
+    if term.teacher == "ema" and not config.optimizer.ema:
+        raise ConfigError(
+            f"{key} is ema, the moving average of the parameters, but config.optimizer.ema {config.optimizer.ema} "
+            f"keeps none; set config.optimizer.ema=0.999, or {key}=self"
+        )
+    if term.teacher == "start" and not config.init:
+        raise ConfigError(
+            f"{key} is start, the model that the run starts from, but config.init is empty, and random weights teach "
+            f"nothing; set config.init to a trained model, or {key}=self"
         )
 
 

@@ -47,6 +47,9 @@ SETTINGS = {
         1, Whole(1), "in each step one image in so many has its regions' texts encoded, by turns"
     ),
     "data.region_text_length": Setting(16, Whole(3, 65536), "S, tokens of a region's text where it is encoded alone"),
+    "data.max_region_crops": Setting(
+        0, Whole(0, 1024), "C, regions of an image whose crops are encoded, drawn anew each epoch; 0 = all"
+    ),
     "data.label_prompt": Setting("{}", Text(empty=False), "text of a region that has only a label; {} is the label"),
     "data.tokenizer": Setting(
         "", Text(), "empty: tokenizer.json beside the data; a path; clip (CLIP's own), clip:PATH; or hf:NAME", FREE
@@ -127,6 +130,14 @@ SETTINGS = {
     "objective.global_region.weight": Setting(0.0, WEIGHT, "GR, regions against pooled vectors; 0 = off"),
     "objective.global_region.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0", HISTORY),
     "objective.global_region.mode": Setting("text", Choice(("text", "crop")), "pooled vector of the text or the crop"),
+    "objective.global_region.teacher": Setting(
+        "self",
+        Choice(("self", "ema", "start")),
+        "who encodes the crops, without gradient: the model, its average (optimizer.ema), or the model of init",
+    ),
+    "objective.global_region.crop_chunk": Setting(
+        1, Whole(0, 1024), "crops of an image that are encoded at once, memory against speed; 0 = all", FREE
+    ),
     "objective.global_region.temperature": Setting(
         "shared", Choice(("shared", "own")), "logit_scale, or a scale of its own"
     ),

@@ -14,6 +14,9 @@ from harmopower.errors import ConfigError
 QUICKSTART = pathlib.Path(__file__).parents[1] / "configs" / "scenes.py"
 
 
+TEACHES = {"objective__global_region__weight": 1.0, "objective__global_region__mode": "crop"}
+
+
 def changed(**settings):
     config = configs.get_config()
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
@@ -49,6 +52,16 @@ def changed(**settings):
             1,
             ["config.data.max_boxes 13", "12", "objective.powerset.method"],
         ),
+        (
+            dict(TEACHES, objective__global_region__teacher="ema"),
+            1,
+            ["global_region.teacher is ema", "config.optimizer.ema 0.0", "set config.optimizer.ema=0.999"],
+        ),
+        (
+            dict(TEACHES, objective__global_region__teacher="start"),
+            1,
+            ["global_region.teacher is start", "config.init is empty"],
+        ),
         (dict(model__attention="cudnn"), 1, ["config.model.attention", "config.model.dtype is float32"]),
     ],
 )
@@ -68,6 +81,16 @@ def test_refuses_a_run_without_objectives():
 
 def test_defaults_are_valid():
     configs.validate(configs.get_config(), 8, 2)
+
+
+def test_a_teacher_that_is_there_or_that_nobody_asks_is_valid():
+    for settings in (
+        dict(TEACHES, objective__global_region__teacher="ema", optimizer__ema=0.99),
+        dict(TEACHES, objective__global_region__teacher="start", init="runs/init/b16"),
+        dict(TEACHES, objective__global_region__teacher="start", objective__global_region__weight=0.0),
+        dict(TEACHES, objective__global_region__teacher="ema", objective__global_region__mode="text"),
+    ):
+        configs.validate(changed(**settings), 1)
 
 
 def test_json_round_trip():

@@ -1,4 +1,7 @@
-"""GR, HarmoCLIP's global-region alignment: a region against its whole text, or its own crop (METHOD section 5)."""
+"""GR, HarmoCLIP's global-region alignment: a region against its whole text, or its own crop (METHOD section 5).
+
+Who encodes the crops, and how many at once, training/teacher.py says.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
@@ -23,22 +26,25 @@ SCALE = "global_region_scale"
 
 
 class GlobalRegion(Objective):
-    """The first R regions, those whose texts are encoded, against the pooled embeddings of these texts, or all of them
+    """The first R regions, those whose texts are encoded, against the pooled embeddings of these texts, or the first C
     against the embeddings of their crops."""
 
     name = "global_region"
 
     def needs(self) -> Needs:
         """Regions, which of them are equal, and a pass over their texts or crops."""
-        crop = self.settings.mode == "crop"
-        return Needs(regions=True, groups=True, region_text=not crop, crops=crop)
+        if self.settings.mode == "text":
+            return Needs(regions=True, groups=True, region_text=True)
+        settings = self.settings
+        return Needs(regions=True, groups=True, crops=True, teacher=settings.teacher, crop_chunk=settings.crop_chunk)
 
     def features(self, towers: Towers, shared: Features) -> dict[str, AnyArray]:
-        """`targets` [B, R, D] L2-normalised, and their `mask` [B, R]: the region has one."""
+        """`targets` [B, R, D], or of crops [B, C, D], L2-normalised, and their `mask`: the region has one."""
         if self.settings.mode == "crop":
             if towers.crops is None:
                 raise ValueError("objective.global_region.mode is 'crop' but no crop embeddings were given")
-            return {"targets": normalise(towers.crops, shared.region_mask), "mask": shared.region_mask}
+            mask = shared.region_mask[:, : towers.crops.shape[1]]
+            return {"targets": normalise(towers.crops, mask), "mask": mask}
         mask = jnp.any(towers.region_text_content, axis=-1)
         return {"targets": normalise(towers.region_text.pooled, mask), "mask": mask}
 

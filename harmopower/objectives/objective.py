@@ -29,6 +29,8 @@ class Needs(NamedTuple):
       region_text: a pass of the text tower over the texts of regions.
       alone_text: the same, but only over the texts of regions that have no phrase, where the data have such regions.
       crops: a pass of the image tower over the enlarged boxes.
+      teacher: whose pass that is, a value of `objective.global_region.teacher`; "" where nobody asks.
+      crop_chunk: crops of an image that are encoded at once; 0 for all.
     """
 
     regions: bool = False
@@ -37,6 +39,8 @@ class Needs(NamedTuple):
     region_text: bool = False
     alone_text: bool = False
     crops: bool = False
+    teacher: str = ""
+    crop_chunk: int = 0
 
 
 class Scale(NamedTuple):
@@ -71,7 +75,7 @@ class Towers(NamedTuple):
         `kept_patches` int32 [B, N], which patches the image tokens are.
       region_text: of the own texts of the first R regions; None where nobody asks.
       region_text_content: bool [B, R, S], the content tokens of those texts; a region without any has no own text.
-      crops: [B, M, D] image embeddings of the enlarged boxes, where somebody asks for them.
+      crops: [B, C, D] image embeddings of the first C boxes, enlarged, where somebody asks for them.
     """
 
     image: Encoded

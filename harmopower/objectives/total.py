@@ -35,7 +35,7 @@ def switched_on(settings: ConfigDict) -> list[Objective]:
 def active(settings: ConfigDict) -> Needs:
     """What the objectives that are switched on together ask of the batch and of the towers."""
     asked = [objective.needs() for objective in switched_on(settings)]
-    return Needs(*(any(answers) for answers in zip(*asked))) if asked else Needs()
+    return Needs(*map(max, zip(*asked, strict=True))) if asked else Needs()  # what one asks for, all get
 
 
 def scales(settings: ConfigDict) -> tuple[Scale, ...]:

@@ -20,7 +20,7 @@ import numpy as np
 from harmopower.models import clip, presets, vision
 from harmopower.objectives import total
 from harmopower.objectives.objective import Sizes
-from harmopower.training import groups
+from harmopower.training import groups, teacher
 from harmopower.training import state as states
 
 
@@ -104,7 +104,7 @@ def step_flops(config, hardware: bool = False, alone_text: bool = False) -> dict
     back = {tower: trained * (2 + remat) for tower, trained in trained_shares(config).items()}
     towers = (1 + again + back["vision"]) * image_flops(config)
     towers += (1 + again + back["text"]) * text_flops(config, config.data.context_length)
-    texts = _region_texts(config, again, back["text"], alone_text)
+    texts = _region_texts(config, again, back["text"], alone_text) + _crops(config, hardware)
     parts = {"towers": towers, "tokens": _tokens(config, again), "region_texts": texts}
     losses = total.loss_flops(config.objective, sizes(config), hardware)
     counted = {name: config.batch_size * value for name, value in parts.items()} | losses
@@ -157,7 +157,7 @@ def _tokens(config, again: int) -> float:
 
 
 def _region_texts(config, again: int, back: float, alone_text: bool) -> float:
-    """What the regions' own texts cost a pair; the gradient of crops is stopped, so they cost their forward pass."""
+    """What the regions' own texts cost a pair."""
     length = config.data.region_text_length
     reads_tokens = clip.text_pool(config) == "mean" or alone_text
     texts = (
@@ -165,8 +165,16 @@ def _region_texts(config, again: int, back: float, alone_text: bool) -> float:
         / config.data.region_text_every
         * text_flops(config, length, projected=length if reads_tokens else 1)
     )
-    crops = config.data.max_boxes * image_flops(config, whole=True) if total.active(config.objective).crops else 0
-    return (1 + again + back) * texts + (1 + again) * crops
+    return (1 + again + back) * texts
+
+
+def _crops(config, hardware: bool) -> float:
+    """What the crops cost a pair: their forward pass alone, once; of the hardware the last chunk is filled up."""
+    needs, count = total.active(config.objective), teacher.crop_rows(config.data)
+    if not needs.crops:
+        return 0.0
+    filled = -count % min(needs.crop_chunk or count, count) if hardware else 0
+    return (count + filled) * image_flops(config, whole=True)
 
 
 # --- rates ---------------------------------------------------------------------------------------------------------

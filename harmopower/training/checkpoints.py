@@ -1,7 +1,8 @@
 """Saving and restoring a run with Orbax; the only file that knows Orbax.
 
-A checkpoint holds flat tables of arrays, `params`, `optimizer` and where the run keeps one `ema`, whose names are the
-paths in the state (`vision/transformer/blocks/qkv/kernel`), so that other tools can read them without our classes.
+A checkpoint holds flat tables of arrays, `params`, `optimizer` and where the run keeps them `ema` and `start`, whose
+names are the paths in the state (`vision/transformer/blocks/qkv/kernel`), so that other tools can read them without our
+classes.
 """
 
 import functools
@@ -20,7 +21,7 @@ from harmopower.errors import CommandError
 from harmopower.training.state import TrainState
 from harmopower.training.watch import NonFiniteError
 
-EMA = "ema"
+EMA, START = "ema", "start"
 _REMOVAL_SECONDS = 1.0  # longer than it takes to remove a checkpoint, whose files go one by one
 
 
@@ -41,7 +42,12 @@ def _unflat(flat: dict, like):
 
 def _parts(state: TrainState) -> dict:
     parts = {"params": _flat(state.params), "optimizer": _flat((state.step, state.optimizer_state))}
-    return parts if state.ema is None else parts | {EMA: _flat(state.ema)}
+    return parts | {name: _flat(tree) for name, tree in _beside(state).items()}
+
+
+def _beside(state: TrainState) -> dict:
+    """The parts that not every run keeps."""
+    return {name: tree for name, tree in ((EMA, state.ema), (START, state.start)) if tree is not None}
 
 
 class CheckpointGone(CheckpointError):
@@ -80,8 +86,8 @@ class Checkpoints:
         """
         found = self._load(step, _parts(like))
         done, optimizer_state = _unflat(found["optimizer"], (like.step, like.optimizer_state))
-        ema = None if like.ema is None else _unflat(found[EMA], like.ema)
-        return TrainState(done, _unflat(found["params"], like.params), optimizer_state, ema)
+        beside = {name: _unflat(found[name], tree) for name, tree in _beside(like).items()}
+        return TrainState(done, _unflat(found["params"], like.params), optimizer_state, **beside)
 
     def restore_params(self, step: int, like, ema: bool = False):
         """Reads only the parameters of `step`, for evaluation and export, into the shapes and shards of `like`.
@@ -149,8 +155,8 @@ class Checkpoints:
         if "optimizer" not in expected or found["params"]:
             raise CheckpointError(f"{where} does not fit this model: {shown}")
         raise CheckpointError(
-            f"{where} fits the model, but not the optimizer: {shown}. Give config.optimizer.{{name, groups, ema}} as "
-            "they were, or begin another --workdir with config.init"
+            f"{where} fits the model, but not the optimizer: {shown}. Give config.optimizer.{{name, groups, ema}} and "
+            "config.objective.global_region.teacher as they were, or begin another --workdir with config.init"
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from harmopower.data.pipeline import BadDataError
 from harmopower.errors import ConfigError
 from harmopower.parallel import mesh as meshes
-from harmopower.training import accounting, writers
+from harmopower.training import accounting, teacher, writers
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
@@ -74,11 +74,11 @@ def train(
 
 def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints, load_init=None) -> states.TrainState:
     """The newest checkpoint's state, or a fresh one, with the parameters that `load_init` puts in their place."""
-    ema = config.optimizer.ema > 0
+    kept = teacher.kept(config)
     if not checkpoints.steps():
-        state = states.create(model, optimizer, mesh, config.seed, ema)
+        state = states.create(model, optimizer, mesh, config.seed, **kept)
         return states.starting_from(load_init(state.params), state) if load_init else state
-    return checkpoints.restore(checkpoints.resolve(None), states.abstract(model, optimizer, mesh, ema))
+    return checkpoints.restore(checkpoints.resolve(None), states.abstract(model, optimizer, mesh, **kept))
 
 
 def _check_best(config, workdir: str, state: states.TrainState, evaluate: Callable, stop: StopSignal) -> None:
@@ -109,7 +109,7 @@ class _Run:
     def __init__(self, config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate, look):
         self._config, self._mesh, self._state = config, mesh, state
         self._checkpoints, self._recorder, self._stop, self._evaluate = checkpoints, recorder, stop, evaluate
-        places = states.shardings(model, optimizer, mesh, config.optimizer.ema > 0)
+        places = states.shardings(model, optimizer, mesh, **teacher.kept(config))
         self._train_step = make_train_step(model, optimizer, config, mesh, places)
         self._look = look
         self._key = jax.random.key(config.seed)

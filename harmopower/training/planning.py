@@ -20,7 +20,7 @@ from harmopower.errors import ConfigError
 from harmopower.models import vision
 from harmopower.objectives import total
 from harmopower.parallel import mesh as meshes
-from harmopower.training import accounting, groups
+from harmopower.training import accounting, groups, teacher
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training import step as steps
@@ -79,8 +79,8 @@ class Step:
         configs.validate(self.config, jax.device_count())
         self._mesh = meshes.make_mesh(**{**self.config.mesh, "platform": ""})  # a CPU stands in
         self.model = make_model(self.config)
-        self._optimizer, self._ema = optimizers.make_optimizer(self.config), self.config.optimizer.ema > 0
-        self._state = states.abstract(self.model, self._optimizer, self._mesh, self._ema)
+        self._optimizer, self._kept = optimizers.make_optimizer(self.config), teacher.kept(self.config)
+        self._state = states.abstract(self.model, self._optimizer, self._mesh, **self._kept)
 
     def parameters(self) -> int:
         """Number of parameters."""
@@ -123,7 +123,7 @@ class Step:
         """Temporary bytes of the whole step on one device; compiles it."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         with jax.set_mesh(self._mesh):
-            places = states.shardings(self.model, self._optimizer, self._mesh, self._ema)
+            places = states.shardings(self.model, self._optimizer, self._mesh, **self._kept)
             step = steps.make_train_step(self.model, self._optimizer, self.config, self._mesh, places)
             return _temporary(step.lower(self._state, self._batch(), key))
 

@@ -12,6 +12,7 @@ import optax
 
 from harmopower.models.clip import CLIP
 from harmopower.parallel import rules
+from harmopower.training import teacher
 
 
 @flax.struct.dataclass
@@ -21,12 +22,14 @@ class TrainState:
     Attributes:
       step: the updates done.
       ema: the moving average of the parameters (`optimizer.ema`), sharded as they are; None where there is none.
+      start: the image tower that the run starts from, where crops are encoded by it (training/teacher.py); the same.
     """
 
     step: jax.Array
     params: dict
     optimizer_state: optax.OptState
     ema: dict | None = None
+    start: dict | None = None
 
 
 def _start(model: CLIP, key):
@@ -39,19 +42,30 @@ def shapes(model: CLIP):
     return jax.eval_shape(lambda: nn.unbox(_start(model, jax.random.key(0))))
 
 
-def _initialise(model: CLIP, optimizer, key, ema: bool = False) -> TrainState:
+def _initialise(model: CLIP, optimizer, key, ema: bool, start: bool) -> TrainState:
     params = _start(model, key)
-    average = jax.tree.map(jnp.copy, params) if ema else None  # it starts where the parameters start
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), **_copies(params, ema, start))
 
 
-def shardings(model: CLIP, optimizer, mesh, ema: bool = False):
+def _copies(params, ema: bool, start: bool) -> dict:
+    """What starts where the parameters start, in buffers of its own: a step donates those of both."""
+    copied = lambda tree: jax.tree.map(jnp.copy, tree)
+    return {
+        "ema": copied(params) if ema else None,
+        "start": copied({teacher.TOWER: params[teacher.TOWER]}) if start else None,
+    }
+
+
+def shardings(model: CLIP, optimizer, mesh, ema: bool = False, start: bool = False):
     """How each leaf of the state lies on `mesh`: the rules table applied to the parameters' logical axes.
+
+    Args:
+      ema, start: whether the state has these parts, as `teacher.kept` says of a config.
 
     Raises:
       ConfigError: an axis of the mesh does not divide a parameter; the text names axis, sizes and key.
     """
-    boxed = jax.eval_shape(lambda: _initialise(model, optimizer, jax.random.key(0), ema))
+    boxed = jax.eval_shape(lambda: _initialise(model, optimizer, jax.random.key(0), ema, start))
     is_box = lambda leaf: isinstance(leaf, nn.Partitioned)
     for path, leaf in jax.tree_util.tree_leaves_with_path(boxed.params, is_leaf=is_box):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -62,21 +76,21 @@ def shardings(model: CLIP, optimizer, mesh, ema: bool = False):
     return jax.tree.map(to_sharding, nn.get_partition_spec(bare), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
 
 
-def create(model: CLIP, optimizer, mesh, seed: int, ema: bool = False) -> TrainState:
+def create(model: CLIP, optimizer, mesh, seed: int, ema: bool = False, start: bool = False) -> TrainState:
     """Initialises the state straight into its shards, so that no device ever holds a whole large model."""
-    where = shardings(model, optimizer, mesh, ema)
-    start = jax.jit(lambda key: nn.unbox(_initialise(model, optimizer, key, ema)), out_shardings=where)
-    return start(jax.random.key(seed))
+    where = shardings(model, optimizer, mesh, ema, start)
+    initialise = jax.jit(lambda key: nn.unbox(_initialise(model, optimizer, key, ema, start)), out_shardings=where)
+    return initialise(jax.random.key(seed))
 
 
-def abstract(model: CLIP, optimizer, mesh, ema: bool = False) -> TrainState:
+def abstract(model: CLIP, optimizer, mesh, ema: bool = False, start: bool = False) -> TrainState:
     """Shapes, types and shardings of the state, without computing it; what a checkpoint is restored into."""
-    shapes = jax.eval_shape(lambda: nn.unbox(_initialise(model, optimizer, jax.random.key(0), ema)))
-    where = shardings(model, optimizer, mesh, ema)
+    shapes = jax.eval_shape(lambda: nn.unbox(_initialise(model, optimizer, jax.random.key(0), ema, start)))
+    where = shardings(model, optimizer, mesh, ema, start)
     return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, where)
 
 
 def starting_from(params, state: TrainState) -> TrainState:
-    """A fresh state with other parameters in place, from which the average starts too."""
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)  # its own buffers: those of both are donated
-    return dataclasses.replace(state, params=params, ema=ema)
+    """A fresh state with other parameters in place, from which the average starts too, and which teach crops."""
+    copies = _copies(params, state.ema is not None, state.start is not None)
+    return dataclasses.replace(state, params=params, **copies)

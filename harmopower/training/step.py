@@ -14,11 +14,10 @@ from harmopower.objectives import total
 from harmopower.objectives.objective import Features, Towers
 from harmopower.parallel import mesh as meshes
 from harmopower.parallel import rules
-from harmopower.training import groups
+from harmopower.training import groups, teacher
 from harmopower.training.state import TrainState
 
 MAX_LOGIT_SCALE = float(np.log(100.0))  # METHOD section 4
-CROP_ENLARGEMENT = 1.5  # METHOD section 5, mode `crop`
 PATCHES = 1  # folded into a step's key: what patches are drawn from is not what subsets are drawn from
 
 
@@ -41,7 +40,7 @@ def make_train_step(model: CLIP, optimizer, config, mesh, state_shardings):
 
 def _train_step(model, optimizer, config, state: TrainState, batch, key):
     key = jax.random.fold_in(key, state.step)
-    gradients, metrics = gradient(model, config, state.params, batch, state.step, key)
+    gradients, metrics = gradient(model, config, state.params, batch, state.step, key, teacher.of(config, state))
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in _scales(model, state.params).items()}
     sound = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
@@ -63,7 +62,8 @@ def _updated(model: CLIP, optimizer, settings, state: TrainState, gradients, sou
     params = groups.merge(settings, state.params, trained)
     ema = _averaged(settings.ema, state.ema, params)
     before, after = (state.params, state.optimizer_state, state.ema), (params, optimizer_state, ema)
-    return TrainState(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, before))
+    chosen = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, before)
+    return TrainState(state.step + 1, *chosen, start=state.start)
 
 
 def _averaged(decay: float, ema, params):
@@ -74,8 +74,12 @@ def _averaged(decay: float, ema, params):
     return None if ema is None else jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
 
 
-def gradient(model: CLIP, config, params, batch, step, key):
-    """The gradient of the whole loss over the global batch, by what is trained, and the metrics of METHOD section 7."""
+def gradient(model: CLIP, config, params, batch, step, key, crops_by=None):
+    """The gradient of the whole loss over the global batch, by what is trained, and the metrics of METHOD section 7.
+
+    Args:
+      crops_by: the parameters whose image tower encodes crops (training/teacher.py); None: `params`.
+    """
     if config.model.patch_dropout:
         # Drawn once for the global batch: every slice, and both passes over it, see the same patches.
         patch_key = jax.random.fold_in(key, PATCHES)
@@ -84,13 +88,13 @@ def gradient(model: CLIP, config, params, batch, step, key):
     if config.data.region_text_every > 1 and "box_tokens" in batch:
         batch = {**batch, "box_tokens": texts_in_turn(batch["box_tokens"], config.data.region_text_every, step)}
     if config.accumulate > 1:
-        return _accumulated_gradient(model, config, params, batch, step, key)
+        return _accumulated_gradient(model, config, params, batch, step, key, crops_by)
 
     model, trained, whole = differentiated(model, config, params)
 
     def loss(trained):
         params = whole(trained)
-        features = encode(model, params, batch, config)
+        features = encode(model, params, batch, config, crops_by)
         return total.total_loss(features, _scales(model, params), config.objective, step, key)
 
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
@@ -109,7 +113,7 @@ def differentiated(model: CLIP, config, params):
     return model, groups.select(settings, params), functools.partial(groups.merge, settings, params)
 
 
-def _accumulated_gradient(model, config, params, batch, step, key):
+def _accumulated_gradient(model, config, params, batch, step, key, crops_by):
     """The same gradient by slices: all features first, the losses' gradient by them, one backward pass a slice.
 
     Averaging the slices' own losses would be wrong: a contrastive loss compares every row with the whole batch.
@@ -117,7 +121,7 @@ def _accumulated_gradient(model, config, params, batch, step, key):
     together = config.data.region_text_every
     slices = jax.tree.map(lambda rows: _split(rows, config.accumulate, together), batch)
     model, trained, whole = differentiated(model, config, params)
-    encode_slice = lambda trained, part: encode(model, whole(trained), part, config)
+    encode_slice = lambda trained, part: encode(model, whole(trained), part, config, crops_by)
     features = jax.lax.map(lambda part: encode_slice(trained, part), slices)
 
     def loss(features, trained):
@@ -158,8 +162,8 @@ def texts_in_turn(ids, every: int, step):
     return jnp.where(turn[:, None, None], ids, 0)
 
 
-def encode(model: CLIP, params, batch, config) -> Features:
-    """Runs both towers on the rows of `batch` and gathers what the active objectives compare."""
+def encode(model: CLIP, params, batch, config, crops_by=None) -> Features:
+    """Runs both towers on the rows of `batch` and gathers what the active objectives compare; see `gradient`."""
     objective = config.objective
     apply = functools.partial(_apply, model, params)
     image = apply(batch["image"], batch.get("kept_patches"), method="encode_image")
@@ -170,8 +174,10 @@ def encode(model: CLIP, params, batch, config) -> Features:
         extra["region_text"] = _region_texts(encode_text, batch["box_tokens"], config.data.region_text_every)
         extra["region_text_content"] = content_tokens(batch["box_tokens"], model.eot_id)
     if needs.crops:
-        crops = vision.crop_boxes(batch["image"], batch["boxes"], CROP_ENLARGEMENT)
-        extra["crops"] = _each(functools.partial(apply, method="encode_image"), crops).pooled
+        fixed = teacher.without_gradient(params, crops_by)
+        encode_image = lambda crops: _apply(model, fixed, crops, method="encode_image").pooled
+        boxes = batch["boxes"][:, : teacher.crop_rows(config.data)]
+        extra["crops"] = teacher.encode_crops(encode_image, batch["image"], boxes, needs.crop_chunk)
     return total.gather_features(Towers(image, text, batch, **extra), objective, model.grid)
 
 

@@ -353,6 +353,19 @@ def test_only_some_region_texts_are_encoded(tokenizer):
     assert first[_signed_crc("sky")] == tuple(tokenizer.encode("Sky", 6)[0])
 
 
+def test_only_some_regions_have_crops_drawn_from_seed_and_step(tokenizer):
+    """Those that come first; with `max_region_crops` as many as there are boxes, nothing is drawn."""
+    make = lambda count, seed=5: _make(
+        _List([_example(0)]), tokenizer, batch_size=32, max_region_crops=count, min_crop_area=1.0, seed=seed
+    )
+    first = [tuple(box) for box in make(1).batch(0)["boxes"][:, 0].tolist()]
+    assert len(set(first)) > 2  # another region each time
+    _equal(make(1).batch(0), make(1).batch(0))
+    assert first != [tuple(box) for box in make(1).batch(1)["boxes"][:, 0].tolist()]
+    assert first != [tuple(box) for box in make(1, seed=6).batch(0)["boxes"][:, 0].tolist()]
+    _equal(make(3).batch(0), make(0).batch(0))
+
+
 def test_random_and_mixed_regions(tokenizer):
     row = _row(tokenizer, _example(0), regions="random", grid=(4, 4))
     assert row["box_valid"].all() and (row["box_phrase"] == -1).all() and (row["box_group"] == 0).all()

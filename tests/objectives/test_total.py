@@ -177,13 +177,21 @@ def test_crop_mode_uses_the_crops(inputs):
     image_tower, text_tower, batch, _ = inputs
     terms = objective(global_region=1.0)
     terms.global_region.mode = "crop"
-    assert total.active(terms) == Needs(regions=True, groups=True, crops=True)
+    terms.global_region.teacher, terms.global_region.crop_chunk = "ema", 4
+    asked = Needs(regions=True, groups=True, crops=True, teacher="ema", crop_chunk=4)
+    assert total.active(terms) == asked
+    terms.lexeme_region.weight, terms.lexeme_region.temperature = 1.0, "shared"
+    assert total.active(terms) == asked._replace(phrases=True, alone_text=True)
+    terms.lexeme_region.weight = 0.0
     with pytest.raises(ValueError, match="no crop embeddings"):
         total.gather_features(Towers(image_tower, text_tower, batch), terms, GRID)
     phi, mask = region_features.pool_regions(image_tower.tokens, batch["boxes"], batch["box_valid"], GRID, "cover")
-    features = total.gather_features(Towers(image_tower, text_tower, batch, crops=2 * phi), terms, GRID)
-    np.testing.assert_array_equal(features.own["global_region"]["mask"], mask)
-    assert total.total_loss(features, SCALES, terms, 0, None)[0] == pytest.approx(0, abs=1e-6)
+    for count in (phi.shape[1], 1):  # all regions, or the first one alone
+        features = total.gather_features(Towers(image_tower, text_tower, batch, crops=2 * phi[:, :count]), terms, GRID)
+        np.testing.assert_array_equal(features.own["global_region"]["mask"], mask[:, :count])
+        loss, metrics = total.total_loss(features, SCALES, terms, 0, None)
+        assert loss == pytest.approx(0, abs=1e-6)
+        assert metrics["global_region/pairs"] == (mask[:, :count] & (features.weight > 0)[:, None]).sum()
 
 
 def test_a_batch_without_pairs_has_finite_gradients(inputs):

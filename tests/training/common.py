@@ -18,7 +18,7 @@ from harmopower.models import clip
 from harmopower.objectives import total
 from harmopower.parallel import mesh as meshes
 from harmopower.training import groups as training_groups
-from harmopower.training import loop
+from harmopower.training import loop, teacher
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training import step as steps
@@ -81,6 +81,19 @@ def micro(**settings):
     return config, model, batch
 
 
+def micro_crops(**settings):
+    """The same with three random boxes an image, of which some are missing, and a loss against their crops alone."""
+    settings = {"data__max_boxes": 3, "objective__global_region__mode": "crop", **settings}
+    config, model, batch = micro(
+        objective__global_region__weight=1.0, objective__global_contrastive__weight=0.0, init="weights", **settings
+    )
+    rng = np.random.default_rng(1)
+    corners = np.sort(rng.random((*batch["boxes"].shape[:2], 2, 2), dtype=np.float32), axis=2)
+    batch["boxes"] = corners.reshape(batch["boxes"].shape)
+    batch["box_valid"] = rng.random(batch["box_valid"].shape) < 0.8
+    return config, model, batch
+
+
 def micro_steps(config, model, batch, mesh, steps_done: int, bad=()):
     """The states before and after so many steps on one batch; those of the numbers in `bad` have a loss of nan.
 
@@ -90,10 +103,10 @@ def micro_steps(config, model, batch, mesh, steps_done: int, bad=()):
     optimizer, metrics = optimizers.make_optimizer(config), {}
     broken = {**batch, "weight": np.full_like(batch["weight"], np.nan)}
     good, broken = (loop.to_devices(rows, mesh) for rows in (batch, broken))
-    ema = config.optimizer.ema > 0
+    kept = teacher.kept(config)
     with jax.set_mesh(mesh):
-        state = states.create(model, optimizer, mesh, 0, ema)
-        places = states.shardings(model, optimizer, mesh, ema)
+        state = states.create(model, optimizer, mesh, 0, **kept)
+        places = states.shardings(model, optimizer, mesh, **kept)
         train_step = steps.make_train_step(model, optimizer, config, mesh, places)
         seen = [jax.tree.map(np.array, state)]
         for step in range(steps_done):

@@ -137,6 +137,8 @@ def test_forward_is_what_is_traced(settings):
         {"accumulate": 2, "data.region_text_every": 2},
         {"model.pool": "mean", "model.dense": "value"},
         {"objective.global_region.mode": "crop", "objective.global_contrastive.kind": "sigmoid"},
+        {"objective.global_region.mode": "crop", "data.max_region_crops": 2},
+        {"objective.global_region.mode": "crop", "objective.global_region.crop_chunk": 2},
         {"alone_text": True, "objective.powerset.weight": 0.0, "model.patch_dropout": 0.5},
         {
             "objective.global_region.weight": 0.0,

@@ -26,3 +26,25 @@ def test_the_average_is_the_recursion_on_eight_devices_and_sharded_as_the_parame
     config, model, _ = common.micro()
     places = states.shardings(model, optimizers.make_optimizer(config), mesh, ema=True)
     assert places.ema == places.params and len({str(place.spec) for place in jax.tree.leaves(places.ema)}) > 3
+
+
+def test_crops_teach_the_same_on_eight_devices_and_under_accumulation():
+    def three_steps(mesh, accumulate, chunk):
+        config, model, batch = common.micro_crops(
+            objective__global_region__teacher="start",
+            objective__global_region__crop_chunk=chunk,
+            optimizer__epsilon=1e-5,
+            accumulate=accumulate,
+        )
+        places = states.shardings(model, optimizers.make_optimizer(config), mesh, start=True)
+        assert places.start == {"vision": places.params["vision"]}
+        return common.micro_steps(config, model, batch, mesh, 3)
+
+    one, alone = three_steps(meshes.make_mesh(devices=jax.devices()[:1]), 1, 0)
+    several, shared = three_steps(meshes.make_mesh(2, 2, 2), 2, 2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), several[-1].params, one[-1].params
+    )
+    np.testing.assert_allclose(shared["loss/global_region"], alone["loss/global_region"], rtol=1e-4)
+    for seen in (one, several):
+        assert common.bits(seen[-1].start) == common.bits(seen[0].params["vision"])
