@@ -32,8 +32,13 @@ class Lock:
     without locks there is none, and that is said.
     """
 
-    def __init__(self, workdir: str):
-        self._workdir, self._path = workdir, os.path.join(workdir, "lock")
+    def __init__(self, workdir: str, name: str = "lock", given: str = ""):
+        """Args:
+        workdir: the folder.
+        name: of the file in it.
+        given: how the user says what is locked; empty: `--workdir DIR`.
+        """
+        self._workdir, self._path, self._given = workdir, os.path.join(workdir, name), given or f"--workdir {workdir}"
         self._file = None
         self._made_folder = False
 
@@ -52,7 +57,7 @@ class Lock:
             while not self._file:
                 self._try()
         except OSError as error:
-            raise CommandError(f"--workdir {self._workdir} cannot be written: {error.strerror}") from error
+            raise CommandError(f"{self._given} cannot be written: {error.strerror}") from error
         holder = f"process {os.getpid()} on {socket.gethostname()}, since {_now()}"
         self._file.truncate(0)
         self._file.write(holder + "\n")
@@ -67,10 +72,10 @@ class Lock:
             holder = file.read().strip() or "another process"
             file.close()
             raise CommandError(
-                f"--workdir {self._workdir} is in use by {holder}; stop that first, or give another --workdir"
+                f"{self._given} is in use by {holder}; stop that first, or give another {self._given.split()[0]}"
             ) from error
         except OSError as error:
-            print(f"--workdir {self._workdir} cannot be locked ({error.strerror}): start no second run in it")
+            print(f"{self._given} cannot be locked ({error.strerror}): start no second run in it")
         if os.path.exists(self._path) and os.path.samestat(os.fstat(file.fileno()), os.stat(self._path)):
             self._file = file
         else:

@@ -199,6 +199,11 @@ class Throughput:
         self._seconds: list[float] = []
         self._waited = 0.0
 
+    @property
+    def step_flops(self) -> float:
+        """Model FLOPs of a step, all devices together."""
+        return self._flops
+
     def restart(self, now: float) -> None:
         """Begins to count again at `now`, after what was no training."""
         self._last = now

@@ -250,6 +250,7 @@ class Recorder:
         values = {name: value for name, value in values.items() if math.isfinite(value)}  # of a skipped update, not all
         values["skipped_updates"] = self.watch.take_skipped()  # of all steps since the row before
         values["learning_rate"] = float(np.asarray(self._schedule(step - 1)))
+        values["model_flops"] = step * self._throughput.step_flops  # since the first step, counted, not measured
         values |= self._throughput.row()
         rate = values["examples_per_second"]
         left = (self._config.total_steps - step) * self._config.batch_size / rate if rate else 0.0
