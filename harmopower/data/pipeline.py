@@ -22,8 +22,8 @@ from absl import flags, logging
 import grain
 import numpy as np
 
-from harmopower.data import contents, order, records, sources, tokenize
-from harmopower.data.rows import Batch, Options, empty_rows, make_row
+from harmopower.data import contents, order, sources, tokenize
+from harmopower.data.rows import Batch, Options, empty_rows, make_rows
 
 _JUDGED_AFTER = 1000  # examples, or one epoch of a smaller data set, before the share of bad records counts
 _HANDED_OVER = 3  # slices of a worker that Grain holds on the way: in hand, in the queue, and taken from it
@@ -290,20 +290,12 @@ class _Builder:
     def __call__(self, element: int) -> tuple[Batch, dict[str, str]]:
         step, part = divmod(int(element), self.elements)
         rows = range(self.rows)[part * self.rows_per_element :][: self.rows_per_element]
-        batch, problems = empty_rows(len(rows), self.options[0]), {}
         first = step * self.batch_size + self.first_row + rows.start
-        for row in range(len(rows)):
-            source, record = self.order[first + row]
-            example = self.sources[source][record]
-            rng = np.random.default_rng((self.seed, first + row))
-            try:
-                arrays = make_row(example, rng, self.tokenizer, self.options[source])
-            except records.RecordError as error:
-                problems[example["id"]] = str(error)
-                continue
-            for name, value in arrays.items():
-                batch[name][row] = value
-        return batch, problems
+        positions = range(first, first + len(rows))
+        places = [self.order[position] for position in positions]
+        examples = [self.sources[source][record] for source, record in places]
+        rngs = [np.random.default_rng((self.seed, position)) for position in positions]
+        return make_rows(examples, rngs, self.tokenizer, [self.options[source] for source, _ in places])
 
 
 def empty_batch(data, rows: int, **changes) -> Batch:

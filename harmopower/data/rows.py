@@ -18,6 +18,7 @@
 The text of a region is its span in the caption, else its own text, else its label in `label_prompt` (METHOD section 5).
 """
 
+from collections.abc import Sequence
 import dataclasses
 import zlib
 
@@ -95,12 +96,54 @@ def empty_rows(rows: int, options: Options) -> Batch:
     return batch
 
 
+def make_rows(
+    examples: Sequence[dict],
+    rngs: Sequence[np.random.Generator],
+    tokenizer: tokenize.Tokenizer,
+    options: Sequence[Options],
+) -> tuple[Batch, dict[str, str]]:
+    """Makes rows of a batch: draws a caption, a crop and the regions of each example.
+
+    In two stages, all pictures and then all words: a picture is larger than a processor's caches, and what words need
+    would have to be fetched anew behind each one (docs/benchmarks.md, "Rows").
+
+    Args:
+      examples: what is to be in the rows.
+      rngs: of each example, for all that is drawn.
+      tokenizer: for captions and region texts.
+      options: of each example; shapes are those of the first.
+
+    Returns:
+      `Batch`, and of each record that cannot be used the id and what is wrong; its row is that of `empty_rows`.
+    """
+    batch, problems, drawn = empty_rows(len(examples), options[0]), {}, []
+    for row, (example, rng, own) in enumerate(zip(examples, rngs, options, strict=True)):
+        try:
+            caption, window = _draw_picture(batch["image"][row], example, rng, own)
+        except records.RecordError as error:
+            problems[example["id"]] = str(error)
+        else:
+            drawn.append((row, caption, window))
+    for row, caption, window in drawn:
+        values = {name: array[row : row + 1] for name, array in batch.items()}
+        _fill_words(values, examples[row], caption, window, rngs[row], tokenizer, options[row])
+    return batch, problems
+
+
 def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokenizer, options: Options) -> Batch:
-    """Makes one row of a batch: draws a caption, a crop and the regions.
+    """One row alone, without the leading axis.
 
     Raises:
       RecordError: the example cannot be used; the text names the record and what is wrong.
     """
+    batch, problems = make_rows([example], [rng], tokenizer, [options])
+    if problems:
+        raise records.RecordError(problems[example["id"]])
+    return {name: array[0] for name, array in batch.items()}
+
+
+def _draw_picture(pixels: np.ndarray, example: dict, rng, options: Options) -> tuple[int, transforms.Window]:
+    """Fills in the picture; returns which caption and which window were drawn."""
     problems = records.check(example, decode_image=False)
     if problems:
         raise records.RecordError("; ".join(problems))
@@ -112,29 +155,30 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
         window = transforms.random_window(rng, options.min_crop_area)
     else:
         window = transforms.fixed_window(image.size, options.image_size, options.resize_mode)
+    pixels[:] = transforms.crop_and_resize(image, window, options.image_size)
+    return caption, window
+
+
+def _fill_words(row: Batch, example: dict, caption: int, window, rng, tokenizer, options: Options) -> None:
+    """Fills in all that is not the picture; arrays have a leading axis of one, which numbers need to be written to."""
     text = example["captions"][caption]
     tokens, offsets = tokenizer.encode(text, options.context_length)
     boxes, regions = _draw_regions(example, caption, window, rng, options)
     spans = [(phrase["start"], phrase["end"]) for phrase in example["phrases"] if phrase["caption"] == caption]
-    phrases, box_phrase = _link(offsets, spans, regions, options)
+    row["phrases"][0], box_phrase = _link(offsets, spans, regions, options)
     texts = [_region_text(region, text, options.label_prompt) for region in regions]
-    row = {
-        "image": transforms.crop_and_resize(image, window, options.image_size),
-        "tokens": tokens,
-        "phrases": phrases,
-        "boxes": _pad(boxes, options.max_boxes),
-        "box_valid": np.arange(options.max_boxes) < len(boxes),
-        "box_phrase": _pad(box_phrase, options.max_boxes, -1),
-        "box_group": _pad(np.array([_group(text) for text in texts], np.int32), options.max_boxes),
-        "cut": offsets.max() < len(text.rstrip()),
-        "weight": np.float32(1),
-    }
+    row["tokens"][0] = tokens
+    row["boxes"][0, : len(boxes)] = boxes
+    row["box_valid"][0, : len(boxes)] = True
+    row["box_phrase"][0, : len(box_phrase)] = box_phrase
+    row["box_group"][0, : len(texts)] = [_group(text) for text in texts]
+    row["cut"][0] = offsets.max() < len(text.rstrip())
+    row["weight"][0] = 1
     if options.region_text or options.alone_text:
-        row["box_tokens"] = _region_tokens(texts, tokenizer, options)
+        row["box_tokens"][0] = _region_tokens(texts, tokenizer, options)
     if options.alone_text:
-        alone = np.array([bool(text) for text in texts], bool) & (box_phrase < 0)
-        row["box_alone"] = _pad(alone[: options.text_rows], options.text_rows)
-    return row
+        alone = (np.array([bool(text) for text in texts], bool) & (box_phrase < 0))[: options.text_rows]
+        row["box_alone"][0, : len(alone)] = alone
 
 
 def _decode(example: dict):
@@ -211,9 +255,3 @@ def _region_tokens(texts: list[str], tokenizer: tokenize.Tokenizer, options: Opt
         if text:
             row[:] = tokenizer.encode(text, options.region_text_length)[0]
     return tokens
-
-
-def _pad(values: np.ndarray, length: int, fill=0) -> np.ndarray:
-    padded = np.full((length, *values.shape[1:]), fill, values.dtype)
-    padded[: len(values)] = values
-    return padded
