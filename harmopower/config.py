@@ -58,6 +58,11 @@ SETTINGS = {
     "data.resize_mode": Setting(
         "squash", Choice(("squash", "shortest")), "the whole image stretched, or its centre square (CLIP, OpenCLIP)"
     ),
+    "data.resize_filter": Setting(
+        "bicubic",
+        Choice(("bicubic", "hamming", "box")),
+        "of training's pictures; all antialiased, hamming and box faster (docs/benchmarks.md); evaluation: bicubic",
+    ),
     "data.min_crop_area": Setting(
         1.0, Real(0.01, 1), "smallest share of the image that a random crop keeps; 1 = the whole image"
     ),

@@ -77,6 +77,7 @@ WRONG = {
     "model.pool": ["max"],
     "model.position_init": ["zeros"],
     "data.crop_aspect": ["1"],
+    "data.resize_filter": ["lanczos", ""],
     "model.text_pool": ["cls"],
     "model.dense": ["half"],
     "model.activation": ["relu"],

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from harmopower.data import files, pipeline, records, rows, shards, tokenize
 from harmopower.data.annotations import overlays
-from tools import benchmark_order, benchmark_rows
+from tools import benchmark_filters, benchmark_order, benchmark_rows
 from tools.benchmark_prepare import measure_prepare, show_prepare
 from tools.photographs import CAPTIONS, make_example, photograph_data, photographs
 
@@ -224,6 +224,11 @@ PARTS = {
         "rows of the training pipeline a second and core, against bare decode-and-resize",
         benchmark_rows.measure_rows,
         benchmark_rows.show_rows,
+    ),
+    "filters": Part(
+        "filters of data.resize_filter: images a second, and how far off the default's pixels",
+        benchmark_filters.measure_filters,
+        benchmark_filters.show_filters,
     ),
     "open": Part(
         "time to the first record of a large data set, and memory",

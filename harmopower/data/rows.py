@@ -47,6 +47,7 @@ class Options:
     min_crop_area: float = 1.0
     crop_aspect: str = "relative"
     resize_mode: str = "squash"
+    resize_filter: str = "bicubic"
     region_text: bool = False
     alone_text: bool = False
     label_prompt: str = "{}"
@@ -155,7 +156,7 @@ def _draw_picture(pixels: np.ndarray, example: dict, rng, options: Options) -> t
         window = transforms.random_window(rng, options.min_crop_area)
     else:
         window = transforms.fixed_window(image.size, options.image_size, options.resize_mode)
-    pixels[:] = transforms.crop_and_resize(image, window, options.image_size)
+    pixels[:] = transforms.crop_and_resize(image, window, options.image_size, options.resize_filter)
     return caption, window
 
 

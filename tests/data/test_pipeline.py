@@ -546,3 +546,16 @@ def test_groups_stay_together_and_are_shuffled(tokenizer):
     assert sorted(epoch) == list(range(24)) and groups != sorted(groups)
     with pytest.raises(ValueError, match="group_size 5 must divide the 24 examples"):
         _make(source, tokenizer, group_size=5)
+
+
+def test_the_filter_of_the_resize_reaches_the_rows(tokenizer):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    source = _List([_example(index, image=buffer.getvalue()) for index in range(4)])
+    options = dict(batch_size=4, min_crop_area=1)
+    made = {name: _make(source, tokenizer, **options, resize_filter=name).batch(0) for name in ("bicubic", "box")}
+    resized = Image.fromarray(noise).resize((16, 16), Image.Resampling.BOX)
+    assert np.array_equal(made["box"]["image"][0], np.asarray(resized))
+    assert not np.array_equal(made["bicubic"]["image"], made["box"]["image"])
+    assert np.array_equal(made["bicubic"]["tokens"], made["box"]["tokens"])

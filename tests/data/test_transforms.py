@@ -1,16 +1,30 @@
 """Transforms: a box still frames what it framed."""
 
+import io
+
 import numpy as np
 from PIL import Image
 import pytest
 
 from harmopower.data import transforms
+from tools.photographs import photographs
 
 
 def test_whole_window_is_exact():
     assert transforms.random_window(np.random.default_rng(0), 1.0) == transforms.WHOLE
     pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
     assert np.array_equal(transforms.crop_and_resize(Image.fromarray(pixels), transforms.WHOLE, 16), pixels)
+
+
+@pytest.mark.parametrize(("name", "mean", "most"), [("hamming", 1.5, 40), ("box", 3, 100)])
+def test_quicker_filters_are_other_pixels_but_antialiased_ones(name, mean, most):
+    picture = Image.open(io.BytesIO(photographs(1, (341, 256))[0]))
+    pixels = transforms.crop_and_resize(picture, transforms.WHOLE, 224, name).astype(int)
+    off = np.abs(pixels - transforms.crop_and_resize(picture, transforms.WHOLE, 224))
+    assert 0.2 < off.mean() <= mean and off.max() <= most
+    # Of a board with squares of one pixel every filter that looks at all of them leaves grey.
+    board = Image.fromarray(np.indices((256, 256)).sum(0).astype(np.uint8) % 2 * 255).convert("RGB")
+    assert np.abs(transforms.crop_and_resize(board, transforms.WHOLE, 32, name) - 127.5).max() < 2
 
 
 @pytest.mark.parametrize("least", [0.08, 0.5, 0.95])

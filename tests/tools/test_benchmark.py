@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from harmopower.data import images, pipeline, records
-from tools import benchmark, benchmark_prepare, benchmark_rows, benchmark_step, photographs
+from tools import benchmark, benchmark_filters, benchmark_prepare, benchmark_rows, benchmark_step, photographs
 
 SMALL = [
     "powerset",
@@ -198,6 +198,17 @@ def test_rows_are_measured_with_the_share_of_each_stage(monkeypatch, capsys):
     assert benchmark.main(arguments) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("40 x 30", "tokenise"))
+
+
+def test_filters_are_measured_against_the_default(monkeypatch, capsys):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(benchmark_filters, "_SIZES", ((60, 40),))
+    arguments = ["data", "--parts", "filters", "--photographs", "3", "--repeats", "1", "--image-size", "32"]
+    assert benchmark.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["filters"]["60 x 40"]
+    assert found["bicubic"]["most"] == 0 < found["hamming"]["mean"] < found["box"]["mean"] < found["box"]["most"]
+    assert benchmark.main(arguments) == 0
+    assert "hamming" in capsys.readouterr().out
 
 
 def test_opening_is_measured_to_the_first_record(capsys):
