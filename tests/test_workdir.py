@@ -57,7 +57,15 @@ def test_the_same_run_goes_on(run):
 
 
 @pytest.mark.parametrize(
-    "key, value", [("model.preset", "other"), ("seed", 5), ("batch_size", 16), ("objective.powerset.weight", 0.5)]
+    "key, value",
+    [
+        ("model.preset", "other"),
+        ("seed", 5),
+        ("batch_size", 16),
+        ("objective.powerset.weight", 0.5),
+        ("objective.global_contrastive.kind", "sigmoid"),  # which has a bias
+        ("objective.global_region.teacher", "start"),
+    ],
 )
 def test_what_is_fixed_is_refused_with_both_values_and_the_way_out(run, key, value):
     folder, config, tokenizer = run

@@ -19,6 +19,7 @@ from harmopower.models import clip
 from harmopower.models.vision import resample_position
 from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
 from harmopower.training.state import TrainState
+from harmopower.training.step import MAX_LOGIT_SCALE
 
 POSITIONS = ("vision/position", "text/position")
 _COMPARED = (
@@ -77,6 +78,7 @@ def load_init(path: str, params, config, say: Callable[[str], None] = print):
     for line in differences(made_with, config):
         say(f"config.init {path} was made with other settings: {line}")
     _check(path, shapes, fresh, read, say)
+    _say_what_is_clamped(path, shapes, read, say)
     return traverse_util.unflatten_dict(
         {name: _place(name, read(name), leaf) if name in shapes else leaf for name, leaf in fresh.items()}, sep="/"
     )
@@ -154,6 +156,16 @@ def _about_the_bias(left_out: bool, logit_scale: float) -> str:
     if left_out:
         return f"logit_bias of its sigmoid loss is left out, softmax does not change by a bias; {kept}"
     return f"logit_bias starts fresh, at SigLIP's -10, since the softmax loss of the source has none; {kept}"
+
+
+def _say_what_is_clamped(path: str, shapes: dict, read, say) -> None:
+    """SigLIP's published scales lie above 100, which training here clamps them to, as CLIP does."""
+    scale = float(read("logit_scale")) if "logit_scale" in shapes else 0.0
+    if scale > MAX_LOGIT_SCALE + 1e-4:  # not the rounding of 100 itself
+        say(
+            f"config.init {path}: logit_scale {math.exp(scale):.4g} is above {math.exp(MAX_LOGIT_SCALE):.4g}, to which "
+            "the first update clamps it; config.optimizer.groups=logit_scale=0 keeps it as it is"
+        )
 
 
 def _check(path: str, shapes: dict, fresh: dict, read, say) -> None:

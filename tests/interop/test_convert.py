@@ -322,6 +322,26 @@ def test_init_starts_from_it(converted, direct):
     assert direct == any("config.model.activation: 'gelu' -> 'quick_gelu'" in line for line in told)
 
 
+def test_a_sigmoid_model_goes_on_under_softmax_without_its_bias(tmp_path):
+    """And with a scale as high as SigLIP's, that training will clamp; under sigmoid itself the bias is taken over."""
+    config = settings(kind="sigmoid")
+    flat = random_params(config) | {"logit_scale": np.float32(np.log(117)), "logit_bias": np.float32(-12.9)}
+    path, same, other, told = write_run(tmp_path / "run", config, flat), settings(kind="sigmoid"), settings(), []
+    found = flattened(starting.load_init(str(path), fresh_params(other), other, told.append))
+    assert found.keys() == flat.keys() - {"logit_bias"} and found["logit_scale"] == flat["logit_scale"]
+    assert told == [
+        f"config.init {path}: logit_bias of its sigmoid loss is left out, softmax does not change by a bias; "
+        "logit_scale 117 is kept",
+        f"config.init {path}: logit_scale 117 is above 100, to which the first update clamps it; "
+        "config.optimizer.groups=logit_scale=0 keeps it as it is",
+    ]
+    told.clear()
+    found = flattened(starting.load_init(str(path), fresh_params(same), same, told.append))
+    assert found["logit_bias"] == flat["logit_bias"] and not any("logit_bias" in line for line in told)
+    write_run(tmp_path / "clamped", other, random_params(other) | {"logit_scale": np.float32(np.log(100))})
+    starting.load_init(str(tmp_path / "clamped"), fresh_params(other), other, pytest.fail)
+
+
 def test_init_resamples_positions(converted):
     folder, flat = converted
     config, told = settings(HEADS_OF_64, image_size=64, context_length=24), []

@@ -13,7 +13,7 @@ from harmopower import runs
 from harmopower.config import get_config
 from harmopower.errors import CommandError, ConfigError
 from harmopower.parallel import mesh as meshes
-from harmopower.training import accounting, groups, planning
+from harmopower.training import accounting, groups, loop, planning
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training import step as steps
@@ -55,6 +55,36 @@ def test_recipes():
     heads = {"vision/projection", "vision/norm_post/scale", "vision/norm_post/bias"}
     heads |= {"text/projection", "text/norm_final/scale", "text/norm_final/bias", "logit_scale"}
     assert trained == last | heads and len(last) == 24
+
+
+def test_a_frozen_scale_and_bias_stay_to_the_bit_also_above_the_clamp():
+    """Of a sigmoid model that comes with SigLIP's scale; all else moves, and unfrozen the scale is clamped."""
+    kept = np.float32([np.log(117), -12.9])
+
+    def step(text):
+        config, model, batch = common.micro(optimizer__groups=text, objective__global_contrastive__kind="sigmoid")
+        optimizer, mesh = optimizers.make_optimizer(config), meshes.make_mesh(devices=jax.devices()[:1])
+        with jax.set_mesh(mesh):
+            state = states.create(model, optimizer, mesh, 0)
+            start = {**state.params, "logit_scale": jnp.array(kept[0]), "logit_bias": jnp.array(kept[1])}
+            before = jax.tree.map(np.array, start)
+            places = states.shardings(model, optimizer, mesh)
+            train_step = steps.make_train_step(model, optimizer, config, mesh, places)
+            state, _ = train_step(states.starting_from(start, state), loop.to_devices(batch, mesh), jax.random.key(0))
+        return before, state
+
+    before, state = step("logit_scale=0,logit_bias=0")
+    scalars = np.array([state.params["logit_scale"], state.params["logit_bias"]])
+    np.testing.assert_array_equal(scalars, kept)
+    assert not any({"logit_scale", "logit_bias"} & {*common.keys(path)} for path, _ in leaves(state.optimizer_state))
+    moved = jax.tree.map(lambda old, new: (old != np.asarray(new)).any(), before, state.params)
+    assert moved["vision"]["projection"] and moved["text"]["projection"]
+    free = step("")[1].params
+    assert jnp.exp(free["logit_scale"]) == pytest.approx(100, rel=1e-5) and free["logit_bias"] != kept[1]
+
+
+def leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
 
 
 def test_layer_decay_by_name():
