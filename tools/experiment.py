@@ -2,6 +2,7 @@
 
     python -m tools.experiment evidence --dry-run                        what is there and what is missing
     python -m tools.experiment evidence [--jobs 4] [--only 'scenes*']    runs what is missing; give it again to go on
+    python -m tools.experiment evidence --tabulate                       docs/evidence/evidence.{md,csv,png} of the rows
     python -m tools.experiment evidence --steps 60 --seeds 0             a reduced try, whose rows stay in the workdir
 
 NAME is a file of configs/experiments/, or the path of one. Each run is `python -m harmopower.train` in a workdir of its
@@ -23,6 +24,8 @@ from harmopower import config as configs
 from harmopower import workdir as workdirs
 from harmopower.data import records, sources
 from harmopower.errors import CommandError, UserError
+from harmopower.evaluation import report
+from harmopower.experiments import plotting, tabulating
 from harmopower.experiments import rows as rows_of
 from harmopower.experiments import table as tables
 from harmopower.experiments.place import Place
@@ -32,6 +35,7 @@ from harmopower.settings import FREE
 from harmopower.training.signals import StopSignal
 
 TABLES, ROWS, WORKDIRS = Path("configs/experiments"), Path("docs/evidence"), Path("runs/experiments")
+MARK = "<!-- made by tools.experiment; what is written here is replaced -->\n\n"
 SOME_FAILED = 1
 
 
@@ -49,8 +53,10 @@ def run(options: argparse.Namespace) -> int:
     """Reads table and rows, then does what was asked."""
     path = _table_path(options.name)
     table, changes = tables.load(path), _changes(options)
-    runs = table.runs(options.seeds, changes)
     rows_path = _rows_path(options, path, changes)
+    if options.tabulate:
+        return _tabulate(table, path.stem, rows_path, options, changes)
+    runs = table.runs(options.seeds, changes)
     chosen = _chosen(runs, options.only)
     place = Place(table, runs, options.workdir or WORKDIRS / path.stem)
     if options.dry_run:
@@ -82,6 +88,40 @@ def _run(table: Table, runs, chosen: list[Run], place: Place, path: Path, option
         return stop.exit_code
     print(f"{path}: {len(chosen) - len(outcome.failed)} of {len(chosen)} rows are there")
     return SOME_FAILED if outcome.failed else 0
+
+
+def _tabulate(table: Table, name: str, path: Path, options, changes: dict) -> int:
+    """Writes the tables beside the rows; without --seeds those of all seeds that have rows."""
+    found = rows_of.read(path)
+    seeds = options.seeds or sorted({row["seed"] for row in found} | set(table.seeds))
+    runs = {run.name: run for run in _chosen(table.runs(seeds, changes), options.only)}
+    there = rows_of.sort_out(found, runs)
+    if not options.redefined:
+        rows_of.refuse_others(path, there, runs)
+    rows_of.refuse_other_data(path, there.current)
+    if not there.current:
+        raise CommandError(f"{path} has no rows of this table; python -m tools.experiment {name} makes them")
+    texts = {"md": MARK + tabulating.markdown(table, name, there.current, runs)}
+    texts["csv"] = tabulating.as_csv(table, there.current)
+    written = _write(path, texts)
+    if importlib.util.find_spec("matplotlib"):
+        written.append(str(path.with_suffix(".png")))
+        plotting.figure(table, there.current).savefig(written[-1], dpi=120)
+    else:
+        print("no picture: it is drawn with matplotlib; install the extra `docs`")
+    for other in there.others:
+        print(f"{other}: its row is of another definition and left out")
+    print("written: " + ", ".join(written))
+    return 0
+
+
+def _write(rows: Path, texts: dict[str, str]) -> list[str]:
+    page = rows.with_suffix(".md")
+    if page.exists() and not page.read_text().startswith(MARK):
+        raise CommandError(f"{page} is no table of ours; move it, or keep the rows elsewhere with --rows")
+    for ending, text in texts.items():
+        report.write_text(rows.with_suffix(f".{ending}"), text)
+    return [str(rows.with_suffix(f".{ending}")) for ending in texts]
 
 
 def _table_path(name: str) -> Path:
@@ -191,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", metavar="NAME", help="a table of configs/experiments, or the path of such a file")
     parser.add_argument("--dry-run", action="store_true", help="list what is there and what is missing; run nothing")
+    parser.add_argument("--tabulate", action="store_true", help="make tables of the rows that are there; run nothing")
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at once (default %(default)s)")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="PATTERN", help="runs whose names fit, such as '*lrc*'"
