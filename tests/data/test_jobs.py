@@ -108,6 +108,24 @@ def test_ray_prepares_the_same_bytes(tmp_path, cluster, monkeypatch):
     assert common.tree(tmp_path / "ray") == common.tree(tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_ray_annotates_the_same_bytes(tmp_path, cluster, monkeypatch):
+    from harmopower.data.annotations import match
+    from tests.data.annotations import common
+    from tests.data.preparing.common import tree
+
+    monkeypatch.setattr(match.Annotator, "records_per_task", 4)
+    data = common.data_set(tmp_path / "data")
+    assert common.run(data, "match", "--name", "here") == 0
+    assert common.run(data, "match", "--name", "ray", "--ray", cluster) == 0
+    here, there = (tree(data / "annotations" / name) for name in ("here", "ray"))
+    reports = {path for path in here if path.startswith("making/0")}  # they tell the time that tasks took
+    assert here.keys() == there.keys() and len(reports) == 8
+    assert {path: there[path] for path in there.keys() - reports} == {
+        path: here[path] for path in here.keys() - reports
+    }
+
+
 def test_ray_that_is_not_there_is_one_line(tmp_path):
     pytest.importorskip("ray")
     with pytest.raises(jobs.JobError, match="--ray 127.0.0.1:1"):
