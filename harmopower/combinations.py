@@ -47,8 +47,9 @@ def _check_teacher(config: ConfigDict) -> None:
 
 
 def _check_regions(config: ConfigDict) -> None:
-    if "{}" not in config.data.label_prompt:
-        raise ConfigError(f"config.data.label_prompt {config.data.label_prompt!r} has no {{}} where the label goes")
+    for prompt in config.data.label_prompt.split("|"):  # data/region_texts.py
+        if "{}" not in prompt:
+            raise ConfigError(f"config.data.label_prompt {prompt!r} has no {{}} where the label goes")
     terms = config.objective
     needing = ["lexeme_region"] * (terms.lexeme_region.weight > 0)
     needing += ["global_region"] * (terms.global_region.weight > 0 and terms.global_region.mode == "text")

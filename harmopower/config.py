@@ -50,7 +50,12 @@ SETTINGS = {
     "data.max_region_crops": Setting(
         0, Whole(0, 1024), "C, regions of an image whose crops are encoded, drawn anew each epoch; 0 = all"
     ),
-    "data.label_prompt": Setting("{}", Text(empty=False), "text of a region that has only a label; {} is the label"),
+    "data.label_prompt": Setting(
+        "{}", Text(empty=False), "text of a region that has only a label, {}; of several, separated by |, one is drawn"
+    ),
+    "data.region_text_choice": Setting(
+        "first", Choice(("first", "drawn")), "a region's span, else own text, else label; or one drawn of all it has"
+    ),
     "data.tokenizer": Setting(
         "", Text(), "empty: tokenizer.json beside the data; a path; clip (CLIP's own), clip:PATH; or hf:NAME", FREE
     ),

@@ -196,3 +196,6 @@ def test_random_regions_have_no_texts_to_compare():
 def test_a_prompt_says_where_the_label_goes():
     with pytest.raises(ConfigError, match="config.data.label_prompt 'a photo' has no {}"):
         configs.validate(changed(**{"data.label_prompt": "a photo"}), 1)
+    configs.validate(changed(**{"data.label_prompt": "a photo of a {}|a {}"}), 1)
+    with pytest.raises(ConfigError, match="config.data.label_prompt '' has no {}"):
+        configs.validate(changed(**{"data.label_prompt": "a photo of a {}|"}), 1)

@@ -16,6 +16,7 @@ class Contents(NamedTuple):
       regions: one of them has a region.
       texts: one of them has a region with a text: a span, a text of its own, or a label.
       texts_alone: one of them has a region with a text and no span.
+      texts_beside: one of them has a region with a text of its own or a label, with a span or without.
     """
 
     looked_at: int
@@ -23,6 +24,7 @@ class Contents(NamedTuple):
     regions: bool
     texts: bool
     texts_alone: bool
+    texts_beside: bool
 
     @property
     def complete(self) -> bool:
@@ -52,4 +54,5 @@ def look(source) -> Contents:
         regions=bool(regions),
         texts=any(spans) or any(own),
         texts_alone=any(text and not span for text, span in zip(own, spans, strict=True)),
+        texts_beside=any(own),
     )

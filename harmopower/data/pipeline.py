@@ -104,7 +104,9 @@ class Pipeline:
             _check_size(len(part.source), batch_size, group_size)
         rows = batch_size // process_count
         self._sources = [part.source for part in parts]
-        self.alone_text = self.contents.texts_alone if alone_text is None else alone_text
+        drawn = options.get("region_text_choice") == "drawn"  # then a text is encoded alone beside a span too
+        alone = alone_text is None and (self.contents.texts_beside if drawn else self.contents.texts_alone)
+        self.alone_text = alone if alone_text is None else alone_text
         options["alone_text"] = self.alone_text
         orders = [
             order.Order(

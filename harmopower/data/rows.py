@@ -15,7 +15,7 @@
     cut         bool    [b]           the caption is longer than T tokens
     weight      float32 [b]           0 for a record that cannot be used; the rest of its row is zero, box_phrase -1
 
-The text of a region is its span in the caption, else its own text, else its label in `label_prompt` (METHOD section 5).
+What the text of a region is, and which of several, region_texts.py says.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ import zlib
 
 import numpy as np
 
-from harmopower.data import images, records, tokenize, transforms
+from harmopower.data import images, records, region_texts, tokenize, transforms
 
 Batch = dict[str, np.ndarray]
 
@@ -51,6 +51,7 @@ class Options:
     region_text: bool = False
     alone_text: bool = False
     label_prompt: str = "{}"
+    region_text_choice: str = "first"
     max_region_texts: int = 0
     max_region_crops: int = 0
     grid: tuple[int, int] | None = None
@@ -167,18 +168,19 @@ def _fill_words(row: Batch, example: dict, caption: int, window, rng, tokenizer,
     boxes, regions = _draw_regions(example, caption, window, rng, options)
     spans = [(phrase["start"], phrase["end"]) for phrase in example["phrases"] if phrase["caption"] == caption]
     row["phrases"][0], box_phrase = _link(offsets, spans, regions, options)
-    texts = [_region_text(region, text, options.label_prompt) for region in regions]
+    prompts = region_texts.prompts(options.label_prompt)
+    texts = [region_texts.text_of(region, text, prompts, rng) for region in regions]
     row["tokens"][0] = tokens
     row["boxes"][0, : len(boxes)] = boxes
     row["box_valid"][0, : len(boxes)] = True
     row["box_phrase"][0, : len(box_phrase)] = box_phrase
-    row["box_group"][0, : len(texts)] = [_group(text) for text in texts]
+    row["box_group"][0, : len(texts)] = [_group(text.same) for text in texts]
     row["cut"][0] = offsets.max() < len(text.rstrip())
     row["weight"][0] = 1
     if options.region_text or options.alone_text:
-        row["box_tokens"][0] = _region_tokens(texts, tokenizer, options)
+        row["box_tokens"][0] = _region_tokens([text.words for text in texts], tokenizer, options)
     if options.alone_text:
-        alone = (np.array([bool(text) for text in texts], bool) & (box_phrase < 0))[: options.text_rows]
+        alone = (np.array([bool(text.words) for text in texts], bool) & (box_phrase < 0))[: options.text_rows]
         row["box_alone"][0, : len(alone)] = alone
 
 
@@ -193,7 +195,7 @@ def _draw_regions(example: dict, caption: int, window, rng, options: Options) ->
     """Returns at most `max_boxes` boxes in the crop, and the regions of the stored ones, which come first."""
     boxes, regions = np.zeros((0, 4), np.float32), []
     if options.regions != "random":
-        regions = records.regions_of(example, caption)
+        regions = region_texts.regions_of(example, caption, options.region_text_choice, rng)
         boxes, kept = transforms.move_boxes([region["box"] for region in regions], window, options.image_size)
         chosen = np.flatnonzero(kept)
         if len(chosen) > options.max_boxes or options.draws_regions:
@@ -236,13 +238,6 @@ def _link(offsets: np.ndarray, spans: list, regions: list[dict], options: Option
     box_phrase = np.full(len(regions), -1, np.int32)
     box_phrase[spanned] = rows
     return phrases, box_phrase
-
-
-def _region_text(region: dict, caption: str, label_prompt: str) -> str:
-    if region["caption"] >= 0:
-        return caption[region["start"] : region["end"]].strip()
-    label = region["label"].strip()
-    return region["text"].strip() or (label and label_prompt.replace("{}", label))
 
 
 def _group(text: str) -> int:

@@ -277,6 +277,49 @@ def test_a_text_is_the_span_else_the_own_text_else_the_label_in_a_prompt(tokeniz
     assert row["box_alone"].tolist() == [False, True, True, False] and row["box_phrase"][0] >= 0
 
 
+def test_one_of_the_texts_of_a_box_is_drawn(tokenizer):
+    """A span, two own texts of the same box, and its label in two prompts; each box is one region."""
+    box = {"box": [0.0, 0.0, 0.5, 0.5], "caption": -1, "start": -1, "end": -1, "text": "", "label": ""}
+    regions = [
+        box | {"caption": 0, "start": 2, "end": 12, "label": "sun"},
+        box | {"caption": 1, "start": 0, "end": 5},  # of another caption than the row's
+        box | {"text": "Sky"},
+        box | {"text": "below"},
+        box | {"box": [0.5, 0.5, 1.0, 1.0], "label": "square"},
+        box | {"box": [0.5, 0.0, 1.0, 1.0]},
+    ]
+    example = _example(0, captions=CAPTIONS[:1], regions=[region for region in regions if region["caption"] < 1])
+    make = lambda **changes: _make(
+        _List([example]), tokenizer, batch_size=64, min_crop_area=1.0, max_boxes=4, region_text=True, **changes
+    )
+    maker = make(alone_text=None, region_text_choice="drawn", label_prompt="a {}|one {} there")
+    batch = maker.batch(0)
+    encoded = lambda text: tuple(tokenizer.encode(text, 6)[0].tolist())
+    first, second = ({tuple(row) for row in batch["box_tokens"][:, place].tolist()} for place in (0, 1))
+    assert first == set(map(encoded, ["red circle", "Sky", "below", "a sun", "one sun there"]))
+    assert second == set(map(encoded, ["a square", "one square there"]))
+    assert (batch["box_valid"].sum(1) == 3).all() and not batch["box_tokens"][:, 2].any()
+    # Whichever prompt was drawn, one label is one group; the first prompt gives its name.
+    groups = [_signed_crc(text) for text in ("red circle", "sky", "below", "a sun")]
+    assert set(batch["box_group"][:, 0].tolist()) == set(groups)
+    assert set(batch["box_group"][:, 1].tolist()) == {_signed_crc("a square")}
+    spanned = (batch["box_group"][:, 0] == groups[0]) & (batch["box_tokens"][:, 0] == encoded("red circle")).all(1)
+    np.testing.assert_array_equal(batch["box_phrase"][:, 0] >= 0, spanned)
+    np.testing.assert_array_equal(batch["box_alone"][:, 0], ~spanned)
+    assert 0 < spanned.sum() < 64 and batch["box_alone"][:, 1].all()
+    _equal(make(alone_text=None, region_text_choice="drawn", label_prompt="a {}|one {} there").batch(0), batch)
+    assert make().batch(0)["box_valid"].sum(1).tolist() == [3] * 64  # a box that a span names shows the span alone
+
+
+def test_a_text_that_may_be_drawn_beside_a_span_is_encoded_alone(tokenizer):
+    """`first` encodes nothing alone where every region has a span; `drawn` may draw the label."""
+    span = {"box": [0.0, 0.0, 0.5, 0.5], "caption": 0, "start": 0, "end": 12, "text": "", "label": "sun"}
+    source = _List([_example(0, captions=CAPTIONS[:1], regions=[span])])
+    assert not _make(source, tokenizer, alone_text=None).alone_text
+    assert _make(source, tokenizer, alone_text=None, region_text_choice="drawn").alone_text
+    assert not _make(source, tokenizer, alone_text=False, region_text_choice="drawn").alone_text
+
+
 def test_a_span_that_was_cut_is_encoded_alone(tokenizer):
     regions = [region for region in _example(0)["regions"] if region["caption"] == 0]
     row = _row(
@@ -299,10 +342,13 @@ def test_texts_are_encoded_alone_only_where_the_data_have_regions_without_a_span
 def test_a_sample_says_what_the_records_have(tokenizer):
     nothing = {"box": [0.0, 0.0, 0.5, 0.5], "caption": -1, "start": -1, "end": -1, "text": "", "label": " "}
     found = contents.look(_List([_example(0, regions=[]), _example(1, regions=[nothing])]))
-    assert found == (2, 2, True, False, False) and found.complete
+    assert found == (2, 2, True, False, False, False) and found.complete
     assert not contents.look(_List([_example(0, regions=[])])).regions
     found = contents.look(_List([_example(0)] * 5000))
-    assert found == (contents.LOOKED_AT, 5000, True, True, True) and not found.complete
+    assert found == (contents.LOOKED_AT, 5000, True, True, True, True) and not found.complete
+    span = {"box": [0.0, 0.0, 0.5, 0.5], "caption": 0, "start": 0, "end": 12, "text": "", "label": ""}
+    assert contents.look(_List([_example(0, regions=[span])]))[2:] == (True, True, False, False)
+    assert contents.look(_List([_example(0, regions=[span | {"label": "sun"}])]))[2:] == (True, True, False, True)
 
 
 def test_a_cut_caption_says_so(tokenizer):

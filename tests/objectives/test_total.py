@@ -86,10 +86,17 @@ def test_a_region_without_a_span_uses_the_content_of_its_own_text(inputs):
     found = features_of(inputs, terms).own["lexeme_region"]
     assert not found["mask"][:, 2].any()  # data that have no such region pay for no pass
     alone = inputs[2]["box_phrase"] < 0
-    found = features_of(inputs, terms, box_alone=alone).own["lexeme_region"]
+    features = features_of(inputs, terms, box_alone=alone)
+    found = features.own["lexeme_region"]
     own = np.asarray(inputs[3]["region_text"].tokens)[0, 2, :3].mean(0)
     np.testing.assert_allclose(found["lexemes"][0, 2], own / np.linalg.norm(own), atol=1e-5)
     assert found["mask"].all()
+    # Spans and own texts are candidates of each other, in one loss.
+    valid = np.asarray(features.region_mask) & (np.asarray(features.weight) > 0)[:, None]
+    assert (valid & alone).any() and (valid & ~alone).any()
+    rows = features.regions[valid], found["lexemes"][valid], np.ones(valid.sum(), bool), features.group[valid]
+    together = region.pair_loss(*rows, 10.0)[0]
+    assert total.total_loss(features, SCALES, terms, 0, None)[0] == pytest.approx(float(together), rel=1e-5)
     lexemes, mask = phrase_features.pool_lexemes(inputs[1].tokens, inputs[2]["phrases"], inputs[2]["box_phrase"])
     np.testing.assert_array_equal(mask, [[True, True, False]] * ROWS)
     assert not np.any(lexemes[:, 2])
