@@ -61,7 +61,9 @@ SETTINGS = {
     ),
     "data.clean_text": Setting(True, Switch(), "texts cleaned as OpenCLIP cleans them (data/clean.py)"),
     "data.resize_mode": Setting(
-        "squash", Choice(("squash", "shortest")), "the whole image stretched, or its centre square (CLIP, OpenCLIP)"
+        "squash",
+        Choice(("squash", "shortest", "letterbox")),
+        "the whole image stretched; its centre square (CLIP, OpenCLIP); the longest side fitted and the rest padded",
     ),
     "data.resize_filter": Setting(
         "bicubic",

@@ -104,10 +104,12 @@ def _encoder(config):
 def _decode(jpegs: list[bytes], options: argparse.Namespace) -> None:
     """As a row of training is made: decoded, its window resized."""
 
+    shape = options.image_size, options.image_size
+
     def decode(data: bytes) -> None:
         picture = images.decode(data)
-        window = transforms.fixed_window(picture.size, options.image_size, options.resize_mode)
-        transforms.crop_and_resize(picture, window, options.image_size)
+        window = transforms.fixed_window(picture.size, shape, options.resize_mode)
+        transforms.crop_and_resize(picture, window, shape)
 
     with ThreadPoolExecutor(options.threads) as pool:
         for _ in pool.map(decode, jpegs):

@@ -17,7 +17,7 @@ _SIZES = ((500, 375), (341, 256), (1024, 768))
 
 
 def _switch(name: str) -> Callable[[bytes, int], np.ndarray]:
-    return lambda data, side: transforms.crop_and_resize(images.decode(data), transforms.WHOLE, side, name)
+    return lambda data, side: transforms.crop_and_resize(images.decode(data), transforms.WHOLE, (side, side), name)
 
 
 def _reduced(data: bytes, side: int) -> np.ndarray:

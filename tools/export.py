@@ -24,18 +24,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code, 2 for errors of the user."""
     options = _parser().parse_args(arguments)
     try:
-        run(options.workdir, options.step, options.format, options.output, options.ema)
+        run(options.workdir, options.step, options.format, options.output, options.ema, options.resize_mode)
     except (CommandError, ConfigError, TokenizerError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return 0
 
 
-def run(workdir: str, step: int | None, name: str, output: str, ema: bool = False) -> None:
+def run(workdir: str, step: int | None, name: str, output: str, ema: bool = False, resize_mode: str = "") -> None:
     """Exports the checkpoint of that step (None: the newest); `ema`: the moving average of its parameters."""
     config, tokenizer = runs.read_workdir(workdir)
     model = export.exported_model(config, tokenizer)
-    export.check_format(name, model, config.data.resize_mode)
+    export.check_format(name, model, resize_mode or config.data.resize_mode)
     # One CPU device: whatever mesh the checkpoint was trained on, it is read into this host's memory once.
     mesh = meshes.make_mesh(devices=jax.local_devices(backend="cpu")[:1])
     measured = epath.Path(workdir) / ("ema/eval.json" if ema else "eval.json")  # where --ema evaluates to
@@ -48,6 +48,7 @@ def run(workdir: str, step: int | None, name: str, output: str, ema: bool = Fals
             config,
             output,
             evaluation=json.loads(measured.read_text()) if measured.exists() else None,
+            resize_mode=resize_mode,
         )
 
 
@@ -59,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     parser.add_argument("--ema", action="store_true", help="the moving average of the parameters (optimizer.ema)")
     parser.add_argument("--format", required=True, choices=tuple(export.FORMATS))
+    parser.add_argument(
+        "--resize-mode",
+        default="",
+        choices=("squash", "shortest"),
+        help="of the folder's preprocessing (default: the run's)",
+    )
     parser.add_argument("--output", required=True, help="the new folder; an earlier export there is replaced")
     return parser
 

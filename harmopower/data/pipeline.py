@@ -108,6 +108,8 @@ class Pipeline:
         alone = alone_text is None and (self.contents.texts_beside if drawn else self.contents.texts_alone)
         self.alone_text = alone if alone_text is None else alone_text
         options["alone_text"] = self.alone_text
+        modes = [(options | part.options).get("resize_mode") for part in parts]
+        options["padded"] = "letterbox" in modes  # then all batches have `content`
         orders = [
             order.Order(
                 len(part.source) // group_size,
@@ -309,4 +311,5 @@ def empty_batch(data, rows: int, **changes) -> Batch:
       **changes: further fields of `rows.Options`, such as region_text and grid.
     """
     values = {field.name: data[field.name] for field in dataclasses.fields(Options) if field.name in data}
+    values["padded"] = sources.padded(data)
     return empty_rows(rows, Options(**(values | changes)))

@@ -3,9 +3,10 @@
 `Batch` is a dict of NumPy arrays, its leading axis the `b` examples of this host:
 
     image       uint8   [b, H, W, 3]
+    content     int32   [b, 2]        rows and columns of pixels that are not padding; only with `padded`
     tokens      int32   [b, T]
     phrases     bool    [b, K, T]     which tokens belong to which phrase; the first one is the root
-    boxes       float32 [b, M, 4]     normalised y0, x0, y1, x1 after the crop
+    boxes       float32 [b, M, 4]     normalised y0, x0, y1, x1 after the crop, in shares of H and W
     box_valid   bool    [b, M]
     box_phrase  int32   [b, M]        index into phrases, -1 for none
     box_group   int32   [b, M]        equal for equal texts (CRC-32, lower case), 0 for regions without text
@@ -20,6 +21,7 @@ What the text of a region is, and which of several, region_texts.py says.
 
 from collections.abc import Sequence
 import dataclasses
+from typing import NamedTuple
 import zlib
 
 import numpy as np
@@ -36,6 +38,7 @@ class Options:
     `regions` is `boxes` (stored), `random` (PowerCLIP-R, drawn on the patch grid) or `mixed` (stored, topped up with
     random ones to `max_boxes`); METHOD section 2. `grid` is the rows and columns of patches, needed for random regions.
     `region_text`: the texts of all regions are encoded alone; `alone_text`: at least those of regions without a phrase.
+    `padded`: some data set of the run is letterboxed, this one or another.
     """
 
     image_size: int
@@ -55,6 +58,12 @@ class Options:
     max_region_texts: int = 0
     max_region_crops: int = 0
     grid: tuple[int, int] | None = None
+    padded: bool = False
+
+    @property
+    def shape(self) -> transforms.Shape:
+        """H and W."""
+        return self.image_size, self.image_size
 
     @property
     def text_rows(self) -> int:
@@ -69,6 +78,11 @@ class Options:
     def __post_init__(self):
         if self.regions not in ("boxes", "random", "mixed"):
             raise ValueError(f"config.data.regions is {self.regions!r}; it must be boxes, random or mixed")
+        if self.resize_mode not in transforms.RESIZE_MODES:
+            known = ", ".join(transforms.RESIZE_MODES)
+            raise ValueError(f"config.data.resize_mode is {self.resize_mode!r}; it must be one of {known}")
+        if self.resize_mode == "letterbox" and not self.padded:
+            raise ValueError("config.data.resize_mode is 'letterbox', so batches must say what is padding: padded=True")
         if self.regions != "boxes" and self.grid is None:
             raise ValueError(f"config.data.regions {self.regions!r} needs the model's patch grid, but grid is None")
         if self.context_length < 3:
@@ -81,7 +95,7 @@ def empty_rows(rows: int, options: Options) -> Batch:
     """Rows without content: their shapes and types."""
     boxes, length = options.max_boxes, options.context_length
     batch = {
-        "image": np.zeros((rows, options.image_size, options.image_size, 3), np.uint8),
+        "image": np.zeros((rows, *options.shape, 3), np.uint8),
         "tokens": np.zeros((rows, length), np.int32),
         "phrases": np.zeros((rows, options.max_phrases, length), bool),
         "boxes": np.zeros((rows, boxes, 4), np.float32),
@@ -93,6 +107,8 @@ def empty_rows(rows: int, options: Options) -> Batch:
     }
     if options.region_text or options.alone_text:
         batch["box_tokens"] = np.zeros((rows, options.text_rows, options.region_text_length), np.int32)
+    if options.padded:
+        batch["content"] = np.zeros((rows, 2), np.int32)
     if options.alone_text:
         batch["box_alone"] = np.zeros((rows, options.text_rows), bool)
     return batch
@@ -121,14 +137,14 @@ def make_rows(
     batch, problems, drawn = empty_rows(len(examples), options[0]), {}, []
     for row, (example, rng, own) in enumerate(zip(examples, rngs, options, strict=True)):
         try:
-            caption, window = _draw_picture(batch["image"][row], example, rng, own)
+            picture = _draw_picture(batch["image"][row], example, rng, own)
         except records.RecordError as error:
             problems[example["id"]] = str(error)
         else:
-            drawn.append((row, caption, window))
-    for row, caption, window in drawn:
+            drawn.append((row, picture))
+    for row, picture in drawn:
         values = {name: array[row : row + 1] for name, array in batch.items()}
-        _fill_words(values, examples[row], caption, window, rngs[row], tokenizer, options[row])
+        _fill_words(values, examples[row], picture, rngs[row], tokenizer, options[row])
     return batch, problems
 
 
@@ -144,28 +160,33 @@ def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokeni
     return {name: array[0] for name, array in batch.items()}
 
 
-def _draw_picture(pixels: np.ndarray, example: dict, rng, options: Options) -> tuple[int, transforms.Window]:
-    """Fills in the picture; returns which caption and which window were drawn."""
+class _Picture(NamedTuple):
+    """What was drawn for a picture: the number of the caption, the window, and the pixels that it fills."""
+
+    caption: int
+    window: transforms.Window
+    content: transforms.Shape
+
+
+def _draw_picture(pixels: np.ndarray, example: dict, rng, options: Options) -> _Picture:
+    """Fills in the picture."""
     problems = records.check(example, decode_image=False)
     if problems:
         raise records.RecordError("; ".join(problems))
     caption = int(rng.integers(len(example["captions"])))
     image = _decode(example)
-    if options.min_crop_area < 1 and options.crop_aspect == "absolute":
-        window = transforms.absolute_window(rng, options.min_crop_area, image.size)
-    elif options.min_crop_area < 1:
-        window = transforms.random_window(rng, options.min_crop_area)
-    else:
-        window = transforms.fixed_window(image.size, options.image_size, options.resize_mode)
-    pixels[:] = transforms.crop_and_resize(image, window, options.image_size, options.resize_filter)
-    return caption, window
+    window = _draw_window(rng, image.size, options)
+    content = transforms.content_of(image.size, window, options.shape, options.resize_mode)
+    resized = transforms.crop_and_resize(image, window, content, options.resize_filter)
+    pixels[: content[0], : content[1]] = resized
+    return _Picture(caption, window, content)
 
 
-def _fill_words(row: Batch, example: dict, caption: int, window, rng, tokenizer, options: Options) -> None:
+def _fill_words(row: Batch, example: dict, picture: _Picture, rng, tokenizer, options: Options) -> None:
     """Fills in all that is not the picture; arrays have a leading axis of one, which numbers need to be written to."""
-    text = example["captions"][caption]
+    caption, text = picture.caption, example["captions"][picture.caption]
     tokens, offsets = tokenizer.encode(text, options.context_length)
-    boxes, regions = _draw_regions(example, caption, window, rng, options)
+    boxes, regions = _draw_regions(example, picture, rng, options)
     spans = [(phrase["start"], phrase["end"]) for phrase in example["phrases"] if phrase["caption"] == caption]
     row["phrases"][0], box_phrase = _link(offsets, spans, regions, options)
     prompts = region_texts.prompts(options.label_prompt)
@@ -177,6 +198,8 @@ def _fill_words(row: Batch, example: dict, caption: int, window, rng, tokenizer,
     row["box_group"][0, : len(texts)] = [_group(text.same) for text in texts]
     row["cut"][0] = offsets.max() < len(text.rstrip())
     row["weight"][0] = 1
+    if options.padded:
+        row["content"][0] = picture.content
     if options.region_text or options.alone_text:
         row["box_tokens"][0] = _region_tokens([text.words for text in texts], tokenizer, options)
     if options.alone_text:
@@ -191,12 +214,21 @@ def _decode(example: dict):
         raise records.RecordError(f"record {example['id']}: {error}") from error
 
 
-def _draw_regions(example: dict, caption: int, window, rng, options: Options) -> tuple[np.ndarray, list[dict]]:
-    """Returns at most `max_boxes` boxes in the crop, and the regions of the stored ones, which come first."""
+def _draw_window(rng: np.random.Generator, size: tuple[int, int], options: Options) -> transforms.Window:
+    if options.min_crop_area < 1 and options.crop_aspect == "absolute":
+        return transforms.absolute_window(rng, options.min_crop_area, size)
+    if options.min_crop_area < 1:
+        return transforms.random_window(rng, options.min_crop_area)
+    return transforms.fixed_window(size, options.shape, options.resize_mode)
+
+
+def _draw_regions(example: dict, picture: _Picture, rng, options: Options) -> tuple[np.ndarray, list[dict]]:
+    """Returns at most `max_boxes` boxes in the frame, and the regions of the stored ones, which come first."""
     boxes, regions = np.zeros((0, 4), np.float32), []
     if options.regions != "random":
-        regions = region_texts.regions_of(example, caption, options.region_text_choice, rng)
-        boxes, kept = transforms.move_boxes([region["box"] for region in regions], window, options.image_size)
+        regions = region_texts.regions_of(example, picture.caption, options.region_text_choice, rng)
+        stored = [region["box"] for region in regions]
+        boxes, kept = transforms.move_boxes(stored, picture.window, options.shape, picture.content)
         chosen = np.flatnonzero(kept)
         if len(chosen) > options.max_boxes or options.draws_regions:
             chosen = rng.permutation(chosen)[: options.max_boxes]
@@ -204,11 +236,13 @@ def _draw_regions(example: dict, caption: int, window, rng, options: Options) ->
     if options.regions != "boxes":
         assert options.grid is not None  # `Options` has looked
         missing = options.max_boxes - len(boxes)
-        boxes = np.concatenate([boxes, random_boxes(rng, missing, options.grid)])
+        axes = zip(picture.content, options.grid, options.shape, strict=True)
+        filled = [-(-pixels * patches // side) for pixels, patches, side in axes]
+        boxes = np.concatenate([boxes, random_boxes(rng, missing, options.grid, filled)])
     return boxes, regions
 
 
-def random_boxes(rng: np.random.Generator, count: int, grid: tuple[int, int]) -> np.ndarray:
+def random_boxes(rng: np.random.Generator, count: int, grid: tuple[int, int], filled=None) -> np.ndarray:
     """Draws boxes of whole patches, as PowerCLIP-R (METHOD section 2).
 
     Per side, the centre patch is uniform over the grid and the length uniform over 1 to all patches; what leaves the
@@ -218,16 +252,17 @@ def random_boxes(rng: np.random.Generator, count: int, grid: tuple[int, int]) ->
       rng: source of randomness.
       count: number of boxes.
       grid: rows and columns of patches.
+      filled: those of them that are not padding, over which is drawn; None: all.
 
     Returns:
       `float32 [count, 4]`, normalised y0, x0, y1, x1.
     """
-    sides = np.asarray(grid)
+    sides = np.asarray(filled or grid)
     centre = rng.integers(sides, size=(count, 2))
     length = rng.integers(1, sides + 1, size=(count, 2))
     start = centre - (length - 1) // 2
     corners = [start.clip(0), np.minimum(start + length, sides)]
-    return (np.concatenate(corners, axis=1) / np.tile(sides, 2)).astype(np.float32)
+    return (np.concatenate(corners, axis=1) / np.tile(grid, 2)).astype(np.float32)
 
 
 def _link(offsets: np.ndarray, spans: list, regions: list[dict], options: Options) -> tuple[np.ndarray, np.ndarray]:

@@ -65,6 +65,12 @@ def folders(data) -> list[str]:
     return [folder for folder, _ in parse(data.sources)] if data.get("sources") else [data.source]
 
 
+def padded(data) -> bool:
+    """Whether the images of one of the data sets are letterboxed."""
+    mode = data.get("resize_mode")
+    return any(own.get("resize_mode", mode) == "letterbox" for _, own in _entries(data))
+
+
 def fingerprint(data):
     """`overlays.fingerprint` of what `config.data` names for training; a list of them for `sources`."""
     found = [
@@ -75,7 +81,7 @@ def fingerprint(data):
 
 
 def _entries(data) -> list[tuple[str, dict]]:
-    return parse(data.sources) if data.get("sources") else [(data.source, {})]
+    return parse(data.sources) if data.get("sources") else [(data.get("source", ""), {})]
 
 
 def _annotations(data) -> str:

@@ -1,6 +1,8 @@
-"""Image and boxes together: crop, resize. No flips: captions say "left" and "right".
+"""Image and boxes together: crop, resize, pad. No flips: captions say "left" and "right".
 
-Windows and boxes are normalised `y0, x0, y1, x1`.
+A window of an image becomes the `content` of a frame, rows and columns of pixels from the top left corner; the frame
+has the `shape` that the model sees, and what its content does not fill is padding, which only `letterbox` has. Windows
+and boxes are normalised `y0, x0, y1, x1`; shapes are height and width, sizes of images are Pillow's width and height.
 """
 
 import math
@@ -13,26 +15,67 @@ MIN_VISIBLE = 0.25  # share of a box that a crop must keep; a sliver no longer s
 _ASPECT = math.log(4 / 3)  # the range of a crop's aspect relative to its image, as in Inception's crops
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
+RESIZE_MODES = ("squash", "shortest", "letterbox")
+
 Window = tuple[float, float, float, float]
+Shape = tuple[int, int]  # height and width in pixels
 
 
-def fixed_window(size: tuple[int, int], image_size: int, resize_mode: str) -> Window:
+def fixed_window(size: tuple[int, int], shape: Shape, resize_mode: str) -> Window:
     """The window of an image that is not cropped at random, in evaluation and where `min_crop_area` is 1.
 
-    `squash` takes the whole image. `shortest` takes the centre square, the window that CLIP and OpenCLIP get from
-    resizing the shorter side to `image_size` (the longer one rounded down) and cropping the centre (its offset rounded
-    to even). Hugging Face rounds that offset down, so where the margin is odd its crop lies a pixel beside. Resizing
-    only the window, as training does, is up to 2 of 255 levels off that; evaluation uses `fixed_view`, which is equal.
+    `squash` and `letterbox` take the whole image. `shortest` takes the centre of the frame's aspect: of a square one
+    the window that CLIP and OpenCLIP get from resizing the shorter side to it (the longer one rounded down) and
+    cropping the centre (its offset rounded to even). Hugging Face rounds that offset down, so where the margin is odd
+    its crop lies a pixel beside. Resizing only the window, as training does, is up to 2 of 255 levels off that;
+    evaluation uses `fixed_view`, which is equal.
 
     Args:
       size: width and height of the image in pixels.
     """
-    if resize_mode == "squash":
+    if resize_mode != "shortest":
         return WHOLE
-    short = min(size)
-    width, height = (image_size * side // short for side in size)
-    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
-    return top / height, left / width, (top + image_size) / height, (left + image_size) / width
+    width, height = _covering(size, shape)
+    left, top = _margin(width, shape[1]), _margin(height, shape[0])
+    return top / height, left / width, (top + shape[0]) / height, (left + shape[1]) / width
+
+
+def _covering(size: tuple[int, int], shape: Shape) -> tuple[int, int]:
+    """Width and height of the smallest resized image that covers the frame, its longer side rounded down."""
+    across = size[0] * shape[0] <= size[1] * shape[1]  # the width is what just fits
+    resized, own = (shape[1], size[0]) if across else (shape[0], size[1])
+    width, height = (resized * side // own for side in size)
+    return width, height
+
+
+def _margin(length: int, kept: int) -> int:
+    return round((length - kept) / 2)
+
+
+def content_of(size: tuple[int, int], window: Window, shape: Shape, resize_mode: str) -> Shape:
+    """Rows and columns of pixels that a window fills of its frame: with `letterbox` the largest of its own aspect.
+
+    Args:
+      size: width and height of the whole image in pixels.
+    """
+    if resize_mode != "letterbox":
+        return shape
+    height, width = (window[2] - window[0]) * size[1], (window[3] - window[1]) * size[0]
+    scale = min(shape[0] / height, shape[1] / width)
+    # A sliver keeps a pixel.
+    return min(max(round(height * scale), 1), shape[0]), min(max(round(width * scale), 1), shape[1])
+
+
+def padded(pixels: np.ndarray, shape: Shape) -> np.ndarray:
+    """The frame with the content at its top left: `uint8 [*shape, 3]`.
+
+    Padding is black here, and no one looks at it: the model puts the mean in its place (`models.clip`).
+    """
+    if pixels.shape[:2] == tuple(shape):
+        return pixels
+    frame = np.zeros((*shape, 3), np.uint8)
+    frame[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return frame
 
 
 def random_window(rng: np.random.Generator, min_crop_area: float) -> Window:
@@ -71,54 +114,59 @@ def absolute_window(rng: np.random.Generator, min_crop_area: float, size: tuple[
     return (1 - height) / 2, (1 - width) / 2, (1 + height) / 2, (1 + width) / 2
 
 
-def crop_and_resize(image: Image.Image, window: Window, image_size: int, filter_name: str = "bicubic") -> np.ndarray:
-    """Cuts the window and resizes it to a square with antialias: `uint8 [image_size, image_size, 3]`.
+def crop_and_resize(image: Image.Image, window: Window, shape: Shape, filter_name: str = "bicubic") -> np.ndarray:
+    """Cuts the window and resizes it with antialias: `uint8 [*shape, 3]`.
 
-    A window that is not square is stretched; so are its boxes, which are shares of its sides.
+    A window of another aspect is stretched; so are its boxes, which are shares of its sides.
 
     Args:
       filter_name: `bicubic`, CLIP's, or a quicker one: `hamming` (one level off on average, at single pixels up to
         34 of 255) or `box` (two, up to 93); measured in docs/benchmarks.md.
     """
-    if window != WHOLE or image.size != (image_size, image_size):
+    if window != WHOLE or image.size != (shape[1], shape[0]):
         (y0, x0, y1, x1), (width, height) = window, image.size
         pixels = (x0 * width, y0 * height, x1 * width, y1 * height)
-        image = image.resize((image_size, image_size), Image.Resampling[filter_name.upper()], box=pixels)
+        image = image.resize((shape[1], shape[0]), Image.Resampling[filter_name.upper()], box=pixels)
     return np.asarray(image)
 
 
-def fixed_view(image: Image.Image, image_size: int, resize_mode: str) -> np.ndarray:
-    """What `fixed_window` shows, and for `shortest` to the last bit as CLIP and OpenCLIP compute it.
+def fixed_view(image: Image.Image, shape: Shape, resize_mode: str) -> np.ndarray:
+    """What `fixed_window` shows, without padding, and for `shortest` to the last bit as CLIP and OpenCLIP compute it.
 
     They resize the whole image and cut afterwards. `crop_and_resize` gives Pillow the window, whose edges it takes in
     single precision: quicker, and up to two of 255 levels beside theirs. Above an aspect of 16 the whole image would
     be too large to resize, and the window is taken here too.
     """
-    window, short = fixed_window(image.size, image_size, resize_mode), min(image.size)
-    if resize_mode == "squash" or max(image.size) > 16 * short:
-        return crop_and_resize(image, window, image_size)
-    width, height = (image_size * side // short for side in image.size)
+    window = fixed_window(image.size, shape, resize_mode)
+    if resize_mode != "shortest" or max(image.size) > 16 * min(image.size):
+        return crop_and_resize(image, window, content_of(image.size, window, shape, resize_mode))
+    width, height = _covering(image.size, shape)
     resized = image.resize((width, height), Image.Resampling.BICUBIC) if image.size != (width, height) else image
-    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
-    return np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
+    left, top = _margin(width, shape[1]), _margin(height, shape[0])
+    return np.asarray(resized.crop((left, top, left + shape[1], top + shape[0])))
 
 
-def move_boxes(boxes: npt.ArrayLike, window: Window, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Moves boxes into the coordinates of a crop.
+def move_boxes(
+    boxes: npt.ArrayLike, window: Window, shape: Shape, content: Shape | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moves boxes into the coordinates of a frame.
 
     Args:
       boxes: `float32 [M, 4]` in shares of the image.
       window: the crop, in shares of the image.
-      image_size: side of the result in pixels.
+      shape: of the frame.
+      content: what the crop fills of it; None: all.
 
     Returns:
-      `float32 [M, 4]` in shares of the crop, clipped to it, and `bool [M]`: whether the box is kept. It is not where
-      less than a quarter of its area is visible or a side is below one pixel.
+      `float32 [M, 4]` in shares of the frame, clipped to its content, and `bool [M]`: whether the box is kept. It is
+      not where less than a quarter of its area is visible or a side is below one pixel.
     """
+    content = content or shape
     rows = np.asarray(boxes, np.float32).reshape(-1, 4)
     y0, x0, y1, x1 = window
     moved = (rows - np.array([y0, x0, y0, x0])) / np.array([y1 - y0, x1 - x0, y1 - y0, x1 - x0])
     clipped = moved.clip(0, 1)
     sides, full = clipped[:, 2:] - clipped[:, :2], moved[:, 2:] - moved[:, :2]
     visible = sides.prod(axis=1) >= MIN_VISIBLE * full.prod(axis=1)
-    return clipped.astype(np.float32), visible & (sides * image_size >= 1).all(axis=1)
+    filled = np.tile(np.divide(content, shape), 2)
+    return (clipped * filled).astype(np.float32), visible & (sides * content >= 1).all(axis=1)

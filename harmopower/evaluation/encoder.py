@@ -9,6 +9,7 @@ import jax
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from harmopower.data import transforms
 from harmopower.evaluation.preparing import Row, Share
 from harmopower.evaluation.suite import NO_BOXES, View
 from harmopower.features import regions as region_features
@@ -88,10 +89,9 @@ class Encoder:
         own = [[row.index if row.prepared else -1, len(own)] for row, own in zip(rows, boxes, strict=True)]
         # The numbers travel as the images do, so that it does not matter which process holds which rows.
         indices, counts = self.everywhere(np.array(own, np.int32)).T
-        blank = np.zeros((self.view.image_size, self.view.image_size, 3), np.uint8)
-        images = np.stack([row.prepared.image if row.prepared else blank for row in rows])
-        pooled, tokens = _image_features(self.model, self.params, self.spread(images))
-        regions = self._encode_regions(tokens, boxes, int(counts.max(initial=0)))
+        images, content = self._framed(rows)
+        pooled, tokens = _image_features(self.model, self.params, self.spread(images), content)
+        regions = self._encode_regions(tokens, boxes, int(counts.max(initial=0)), content)
         order = [row for row in np.argsort(indices, kind="stable") if indices[row] >= 0]
         return Encoded(
             indices[order],
@@ -99,11 +99,21 @@ class Encoder:
             np.concatenate([regions[:0, 0], *(regions[row, : counts[row]] for row in order)]),
         )
 
-    def _encode_regions(self, tokens, boxes: list[np.ndarray], most: int) -> np.ndarray:
+    def _framed(self, rows: Sequence[Row]):
+        """The images with their padding, and what is none of it: [rows, 2], None where no image has any."""
+        blank = np.zeros((*self.view.shape, 3), np.uint8)
+        own = [row.prepared.image if row.prepared else blank for row in rows]
+        images = np.stack([transforms.padded(image, self.view.shape) for image in own])
+        if self.view.resize_mode != "letterbox":
+            return images, None
+        return images, self.spread(np.array([image.shape[:2] for image in own], np.int32))
+
+    def _encode_regions(self, tokens, boxes: list[np.ndarray], most: int, content) -> np.ndarray:
         """[B, M, D], M at least the `most` boxes that an image of any process has."""
         # A pass of its own: the number of boxes varies, and only this small function compiles anew for it.
         padded, valid = map(self.spread, pad_boxes(boxes, most))
-        return np.asarray(_region_features(tokens, padded, valid, self.model.grid, self._region_pooling))
+        filled = None if content is None else self.model.filled(content)
+        return np.asarray(_region_features(tokens, padded, valid, filled, self.model.grid, self._region_pooling))
 
     def encode_pixels(self, images: np.ndarray) -> np.ndarray:
         """This process's part uint8 [rows, image_size, image_size, 3] of a batch -> [all rows, D], L2-normalised."""
@@ -148,14 +158,15 @@ def pad_boxes(boxes: list[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarra
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _image_features(model, params, images):
-    encoded = model.apply({"params": params}, rules.constrain(images), method="encode_image")
+def _image_features(model, params, images, content=None):
+    content = None if content is None else rules.constrain(content)
+    encoded = model.apply({"params": params}, rules.constrain(images), content=content, method="encode_image")
     return whole(normalise(encoded.pooled)), encoded.tokens
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _region_features(tokens, boxes, valid, grid, mode):
-    return whole(region_features.pool_regions(tokens.astype("float32"), boxes, valid, grid, mode)[0])
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _region_features(tokens, boxes, valid, filled, grid, mode):
+    return whole(region_features.pool_regions(tokens.astype("float32"), boxes, valid, grid, mode, None, filled)[0])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -81,6 +81,11 @@ class View:
     image_size: int
     resize_mode: str
 
+    @property
+    def shape(self) -> transforms.Shape:
+        """Height and width of what the model sees."""
+        return self.image_size, self.image_size
+
     def take(
         self, image: bytes, boxes: npt.ArrayLike = NO_BOXES, cut=None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,24 +97,25 @@ class View:
           cut: left, top, right and bottom in pixels, in place of the whole image; what lies outside of it is black.
 
         Returns:
-          uint8 [image_size, image_size, 3], the boxes that lie inside, float32 [k, 4], and which ones they are, [k].
+          uint8 [h, w, 3], at most as large as what the model sees, the rest is padding; the boxes that lie inside,
+          float32 [k, 4], in shares of what the model sees; and which ones they are, [k].
 
         Raises:
           RecordError: the image cannot be decoded.
         """
         picture = images.decode(image)
         picture = picture.crop(cut) if cut else picture
-        window = transforms.fixed_window(picture.size, self.image_size, self.resize_mode)
-        moved, kept = transforms.move_boxes(boxes, window, self.image_size)
-        pixels = transforms.fixed_view(picture, self.image_size, self.resize_mode)
+        pixels = transforms.fixed_view(picture, self.shape, self.resize_mode)
+        window = transforms.fixed_window(picture.size, self.shape, self.resize_mode)
+        moved, kept = transforms.move_boxes(boxes, window, self.shape, pixels.shape[:2])
         return pixels, moved[kept], np.flatnonzero(kept)
 
 
 class Prepared(NamedTuple):
     """An example as the model takes it, and what `measure` must know of it."""
 
-    image: np.ndarray  # uint8 [image_size, image_size, 3]
-    boxes: np.ndarray  # float32 [m, 4], in shares of that image; a region feature is made of each
+    image: np.ndarray  # uint8 [h, w, 3], without padding: `View.take`
+    boxes: np.ndarray  # float32 [m, 4], in shares of what the model sees; a region feature is made of each
     facts: Any  # captions, labels, ...: small and picklable, for the facts of all examples are kept in memory
     seen: Mapping[str, "Seen"] = NO_LOOKS  # by the names of the task's `looks`
 

@@ -22,9 +22,15 @@ def exported_model(config, tokenizer: Tokenizer) -> clip.CLIP:
 
 
 def check_format(name: str, model: clip.CLIP, resize_mode: str) -> None:
-    """Raises ConversionError where a format cannot express a model; asked before the weights are read."""
+    """Raises ConversionError where a format cannot express a model or its images; asked before weights are read."""
     if name not in FORMATS:
         raise weights.ConversionError(f"--format {name!r} is none of {', '.join(FORMATS)}")
+    if resize_mode == "letterbox":
+        raise weights.ConversionError(
+            "config.data.resize_mode is letterbox, which neither format's preprocessing has: OpenCLIP pads around the "
+            "image (its resize_mode longest), Hugging Face's CLIPImageProcessor not at all. --resize-mode squash or "
+            "shortest exports the weights with that preprocessing, with which they were not trained"
+        )
     if name == "open_clip":
         open_clip.refuse(formats.of_model(model, resize_mode))
 
@@ -38,6 +44,7 @@ def export(
     output,
     *,
     evaluation: dict | None = None,
+    resize_mode: str = "",
     say: Callable[[str], None] = print,
 ) -> None:
     """Writes the folder and proves it; it appears whole or not at all.
@@ -51,13 +58,15 @@ def export(
       load: gives the step and its parameters (nested, unboxed); called once, so that nobody else holds them.
       config: the run's config, for the card.
       evaluation: the content of `eval.json`, for the card.
+      resize_mode: of the folder's preprocessing; empty: the run's.
       say: told what is left out and what the proof found.
 
     Raises:
       ConversionError: the format cannot express the model, the proof fails, or `output` holds something else.
     """
-    check_format(name, model, config.data.resize_mode)
-    layout, facts = FORMATS[name], formats.of_model(model, config.data.resize_mode)
+    resize_mode = resize_mode or config.data.resize_mode
+    check_format(name, model, resize_mode)
+    layout, facts = FORMATS[name], formats.of_model(model, resize_mode)
     weights.check_output(output)
     step, params = load()
     with weights.new_folder(output, {"format": name, "step": step}) as folder:

@@ -48,7 +48,7 @@ def probe(model: CLIP, tokenizer: Tokenizer, resize_mode: str) -> Probe:
     """Makes pictures (landscape, portrait, square; noise under a gradient) and tokenizes captions."""
     rng, side = np.random.default_rng(0), model.image_size
     pictures = [_picture(rng, *size) for size in ((3 * side, 2 * side), (side, 2 * side), (side, side))]
-    pixels = np.stack([transforms.fixed_view(picture, side, resize_mode) for picture in pictures])
+    pixels = np.stack([transforms.fixed_view(picture, (side, side), resize_mode) for picture in pictures])
     return Probe(pictures, pixels, _CAPTIONS, tokenizer.encode_batch(_CAPTIONS, model.context_length)[0])
 
 

@@ -14,7 +14,7 @@ from harmopower.arrays import AnyArray
 from harmopower.errors import ConfigError
 from harmopower.models import presets
 from harmopower.models.text import TextTower
-from harmopower.models.vision import VisionTower
+from harmopower.models.vision import VisionTower, filled_cells
 
 VOCABULARY = 49408  # of CLIP's own tokenizer, whose end token is the last id
 CLIP_SCALES = (("logit_scale", math.log(1 / 0.07), True),)  # what CLIP learns beside its towers
@@ -80,13 +80,30 @@ class CLIP(nn.Module):
         side = self.image_size // self.preset.patch_size
         return side, side
 
-    def encode_image(self, images: Num[AnyArray, "B H W 3"], kept: Int[AnyArray, "B N"] | None = None) -> Encoded:
+    def encode_image(
+        self,
+        images: Num[AnyArray, "B H W 3"],
+        kept: Int[AnyArray, "B N"] | None = None,
+        content: Int[AnyArray, "B 2"] | None = None,
+    ) -> Encoded:
         """Encodes images `[B, H, W, 3]`: uint8 pixels, or float pixels already in 0..1. Normalised here, on the device.
 
-        With `kept` int32 `[B, N]` only those patches are computed, and `tokens` are theirs (patch dropout).
+        With `kept` int32 `[B, N]` only those patches are computed, and `tokens` are theirs (patch dropout). `content`
+        int32 `[B, 2]` says how many rows and columns of pixels are not padding. The mean takes the place of all others,
+        whatever they are, so padding is the same for every image; patches that are padding alone are not in the mean of
+        the patches. They are attended to, as those of detection code are.
         """
         pixels = images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
-        return Encoded(*self.vision((pixels - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std), kept))
+        pixels = (pixels - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std)
+        if content is None:
+            return Encoded(*self.vision(pixels, kept))
+        inside = filled_cells(content, (images.shape[1], images.shape[2]))
+        pixels = jnp.where(inside[..., None], pixels, 0)
+        return Encoded(*self.vision(pixels, kept, self.filled(content)))
+
+    def filled(self, content: Int[AnyArray, "B 2"]) -> Int[Array, "B 2"]:
+        """How many rows and columns of the patch grid have pixels that are not padding."""
+        return -(-jnp.asarray(content) // self.preset.patch_size)
 
     def encode_text(self, ids: Int[AnyArray, "B T"]) -> Encoded:
         """Encodes token ids `[B, T]`."""

@@ -7,7 +7,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, Real, UInt8
+from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Real, UInt8
 
 from harmopower.arrays import AnyArray
 from harmopower.models import layers
@@ -43,12 +43,16 @@ class VisionTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[AnyArray, "B H W 3"], kept: Int[AnyArray, "B N"] | None = None
+        self,
+        images: Float[AnyArray, "B H W 3"],
+        kept: Int[AnyArray, "B N"] | None = None,
+        filled: Int[AnyArray, "B 2"] | None = None,
     ) -> tuple[Float[Array, "B D"], Float[Array, "B N D"]]:
         """Encodes normalised images `[B, H, W, 3]`.
 
         Args:
           kept: int32 `[B, N]`, the patches of each image that are computed at all (`draw_patches`); None for all.
+          filled: int32 `[B, 2]`, rows and columns of patches that are not padding; None for all.
 
         Returns:
           pooled `[B, D]` and patch tokens `[B, N, D]`, in the order of `kept` or else row-major over the grid, after
@@ -71,8 +75,16 @@ class VisionTower(nn.Module):
         project = lambda tokens: norm(tokens) @ projection.astype(dtype)
         tokens = project(x)
         self.sow("intermediates", "full", tokens[:, 1:])  # for who reads both `dense` ways of one pass; else not kept
-        pooled = tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(axis=1)
+        pooled = tokens[:, 0] if self.pool == "cls" else self._mean(tokens[:, 1:], kept, filled)
         return pooled, (tokens if value is None else project(value))[:, 1:]
+
+    def _mean(self, tokens, kept, filled):
+        if filled is None:
+            return tokens.mean(axis=1)
+        real = filled_cells(filled, self.grid).reshape(len(tokens), -1)
+        real = real if kept is None else jnp.take_along_axis(real, kept, axis=1)
+        count = jnp.maximum(real.sum(axis=1, keepdims=True), 1)  # of a bad record, without content, not 0 / 0
+        return (jnp.where(real[..., None], tokens, 0).sum(axis=1) / count).astype(tokens.dtype)
 
     def _tokens(self, images, kept):
         """The kept patches through one matrix (a strided convolution), class token first, positions added."""
@@ -96,6 +108,12 @@ class VisionTower(nn.Module):
         return jnp.concatenate([jnp.broadcast_to(first, (batch, 1, width)), tokens], axis=1)
 
 
+def filled_cells(filled: Int[AnyArray, "B 2"], grid: tuple[int, int]) -> Bool[Array, "B rows columns"]:
+    """Which cells of a grid lie in its first rows and columns, so many for each image."""
+    rows, columns = (jnp.arange(size) < jnp.asarray(filled)[:, axis, None] for axis, size in enumerate(grid))
+    return rows[:, :, None] & columns[:, None, :]
+
+
 def resample_position(position: Float[AnyArray, "old width"], grid: int) -> Float[Array, "new width"]:
     """Resamples positions `[1 + old * old, width]` to a `grid` x `grid` of patches, the class token's kept.
 
@@ -114,24 +132,30 @@ def kept_patches(grid: tuple[int, int], dropout: float) -> int:
     return max(1, round(grid[0] * grid[1] * (1 - dropout)))
 
 
-def draw_patches(key: PRNGKeyArray, rows: int, grid: tuple[int, int], dropout: float) -> Int32[Array, "B kept"]:
+def draw_patches(
+    key: PRNGKeyArray, rows: int, grid: tuple[int, int], dropout: float, filled: Int[AnyArray, "B 2"] | None = None
+) -> Int32[Array, "B kept"]:
     """Draws the patches that each image keeps (FLIP, Li et al. 2023, arXiv 2212.00794).
+
+    Patches that are padding alone are dropped first: what is left of a letterboxed image is picture (our choice).
 
     Args:
       key: of the step.
       rows: B, images of the global batch. The draw of a row follows from the key and the row's number alone, so neither
         devices nor slices change it.
       dropout: share of the patches that is dropped.
+      filled: int32 `[B, 2]`, rows and columns of patches that are not padding; None for all.
 
     Returns:
       int32 `[B, kept_patches]`, ascending.
     """
 
-    def draw(row):
-        order = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, row), (grid[0] * grid[1],)))
-        return jnp.sort(order[: kept_patches(grid, dropout)])
+    def draw(row, padding):
+        drawn = jax.random.uniform(jax.random.fold_in(key, row), (grid[0] * grid[1],))
+        return jnp.sort(jnp.argsort(drawn + padding)[: kept_patches(grid, dropout)])
 
-    return jax.vmap(draw)(jnp.arange(rows)).astype(jnp.int32)
+    padding = jnp.zeros((rows, 1)) if filled is None else ~filled_cells(filled, grid).reshape(rows, -1)
+    return jax.vmap(draw)(jnp.arange(rows), padding).astype(jnp.int32)
 
 
 def crop_boxes(

@@ -76,6 +76,7 @@ class Towers(NamedTuple):
       region_text: of the own texts of the first R regions; None where nobody asks.
       region_text_content: bool [B, R, S], the content tokens of those texts; a region without any has no own text.
       crops: [B, C, D] image embeddings of the first C boxes, enlarged, where somebody asks for them.
+      filled: int32 [B, 2], rows and columns of patches that are not padding, where images are letterboxed.
     """
 
     image: Encoded
@@ -84,6 +85,7 @@ class Towers(NamedTuple):
     region_text: Encoded = _NOT_ASKED
     region_text_content: AnyArray = _NOT_ASKED
     crops: AnyArray = _NOT_ASKED
+    filled: AnyArray | None = None
 
 
 class Features(NamedTuple):

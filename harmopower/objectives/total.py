@@ -75,8 +75,8 @@ def gather_features(towers: Towers, settings: ConfigDict, grid: tuple[int, int])
     image, text = normalise(towers.image.pooled), normalise(towers.text.pooled)
     shared = Features(image, text, jnp.asarray(batch["weight"], jnp.float32))
     if asked.regions:
-        boxes = batch["boxes"], batch["box_valid"], grid, settings.region_pooling, batch.get("kept_patches")
-        phi, mask = regions.pool_regions(towers.image.tokens, *boxes)
+        boxes = batch["boxes"], batch["box_valid"], grid, settings.region_pooling
+        phi, mask = regions.pool_regions(towers.image.tokens, *boxes, batch.get("kept_patches"), towers.filled)
         shared = shared._replace(regions=phi, region_mask=mask)
     if asked.groups:
         shared = shared._replace(group=batch["box_group"])

@@ -83,7 +83,8 @@ def gradient(model: CLIP, config, params, batch, step, key, crops_by=None):
     if config.model.patch_dropout:
         # Drawn once for the global batch: every slice, and both passes over it, see the same patches.
         patch_key = jax.random.fold_in(key, PATCHES)
-        kept = vision.draw_patches(patch_key, len(batch["weight"]), model.grid, config.model.patch_dropout)
+        filled = model.filled(batch["content"]) if "content" in batch else None
+        kept = vision.draw_patches(patch_key, len(batch["weight"]), model.grid, config.model.patch_dropout, filled)
         batch = {**batch, "kept_patches": rules.constrain(kept)}
     if config.data.region_text_every > 1 and "box_tokens" in batch:
         batch = {**batch, "box_tokens": texts_in_turn(batch["box_tokens"], config.data.region_text_every, step)}
@@ -166,9 +167,11 @@ def encode(model: CLIP, params, batch, config, crops_by=None) -> Features:
     """Runs both towers on the rows of `batch` and gathers what the active objectives compare; see `gradient`."""
     objective = config.objective
     apply = functools.partial(_apply, model, params)
-    image = apply(batch["image"], batch.get("kept_patches"), method="encode_image")
+    image = apply(batch["image"], batch.get("kept_patches"), batch.get("content"), method="encode_image")
     text = apply(batch["tokens"], method="encode_text")
     needs, extra = total.active(objective), {}
+    if "content" in batch:
+        extra["filled"] = model.filled(batch["content"])
     if "box_tokens" in batch:  # for an objective that compares them, or for regions that have no other words
         encode_text = functools.partial(apply, method="encode_text")
         extra["region_text"] = _region_texts(encode_text, batch["box_tokens"], config.data.region_text_every)

@@ -207,9 +207,9 @@ def test_boxes_refer_to_the_upright_image():
     exif[0x0112] = 6
     data = _encoded(Image.fromarray(np.ascontiguousarray(upright.transpose(1, 0, 2)[::-1])), exif=exif)
     image = images.decode(data)
-    window = transforms.fixed_window(image.size, 30, "shortest")
-    painted = transforms.crop_and_resize(image, window, 30)[..., 0] > 127
-    moved, _ = transforms.move_boxes([[0.1, 0.1, 0.4, 0.6]], window, 30)
+    window = transforms.fixed_window(image.size, (30, 30), "shortest")
+    painted = transforms.crop_and_resize(image, window, (30, 30))[..., 0] > 127
+    moved, _ = transforms.move_boxes([[0.1, 0.1, 0.4, 0.6]], window, (30, 30))
     rows, columns = np.flatnonzero(painted.any(1)), np.flatnonzero(painted.any(0))
     found = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]) / 30
     assert np.abs(found - moved[0]).max() <= 1 / 30

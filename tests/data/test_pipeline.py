@@ -430,6 +430,48 @@ def test_random_boxes_are_whole_patches():
     assert set((boxes[:, 3] - boxes[:, 1]).tolist()) == {1, 2, 3, 4, 5}
 
 
+def _wide(index: int, value: int = 255) -> dict:
+    """A white image twice as wide as high."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 16), (value,) * 3).save(buffer, "PNG")
+    return _example(index, image=buffer.getvalue())
+
+
+def test_letterboxed_rows_say_what_is_padding(tokenizer):
+    row = _row(tokenizer, _wide(0), resize_mode="letterbox", padded=True, max_boxes=4)
+    assert row["content"].tolist() == [8, 16] and row["content"].dtype == np.int32
+    assert (row["image"][:8] == 255).all() and not row["image"][8:].any()
+    boxes = {tuple(box) for box in row["boxes"][row["box_valid"]].tolist()}
+    assert (0.0, 0.5, 0.25, 1.0) in boxes and len(boxes) > 2 and row["boxes"][:, 2].max() <= 0.5
+    row = _row(tokenizer, _wide(0), resize_mode="letterbox", padded=True, regions="random", grid=(4, 4), max_boxes=40)
+    assert row["box_valid"].all() and row["boxes"][:, 2].max() == 0.5 and row["boxes"][:, 3].max() == 1
+    assert (row["boxes"] * 4 == (row["boxes"] * 4).round()).all()
+
+
+def test_batches_of_a_mixture_say_what_is_padding_where_one_part_is_letterboxed(tokenizer):
+    parts = [
+        sources.Part(_List([_wide(index) for index in range(8)]), options={"resize_mode": mode})
+        for mode in ("letterbox", "squash")
+    ]
+    batch = _make(parts, tokenizer, batch_size=16, min_crop_area=1.0, max_bad_fraction=1.0).batch(0)
+    found = {tuple(content) for content in batch["content"].tolist()}
+    assert found == {(8, 16), (16, 16)} and batch["content"].shape == (16, 2)
+    for image, (rows, _) in zip(batch["image"], batch["content"], strict=True):
+        assert (image[:rows] == 255).all() and not image[rows:].any()
+    assert "content" not in _make(parts[1:], tokenizer).batch(0)
+    data = ConfigDict(OPTIONS | {"sources": "a resize_mode=letterbox, b", "resize_mode": "squash"})
+    assert pipeline.empty_batch(data, 3)["content"].shape == (3, 2)
+    assert "content" not in pipeline.empty_batch(ConfigDict(OPTIONS | {"source": "a", "resize_mode": "squash"}), 3)
+
+
+@pytest.mark.parametrize(
+    "changes, words", [(dict(resize_mode="longest"), "longest"), (dict(resize_mode="letterbox"), "padded=True")]
+)
+def test_options_refuse_an_unknown_way_to_resize(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Options(**OPTIONS, **changes)
+
+
 # ---- Bad records ----
 
 BAD = {

@@ -1,13 +1,16 @@
 """One model, one process: padding, order, and compiled code that is kept."""
 
 import dataclasses
+import io
 
 import jax
 import numpy as np
+from PIL import Image
 
 from harmopower.evaluation import encoder as encoders
 from harmopower.evaluation.encoder import Encoder
 from harmopower.evaluation.preparing import Row
+from harmopower.evaluation.suite import Prepared
 from harmopower.evaluation.suites.records import RecordsTask
 from harmopower.features.regions import region_weights
 from harmopower.features.vectors import normalise
@@ -37,6 +40,36 @@ def test_a_batch_does_not_depend_on_its_padding_and_comes_in_order(encoder, mode
     encoded = model.apply({"params": params}, own[0].prepared.image[None], method="encode_image")
     weights = region_weights(own[0].prepared.boxes, model.grid, "overlap")
     np.testing.assert_allclose(last.regions, normalise(weights @ encoded.tokens[0]), atol=1e-4)
+
+
+def test_padding_is_no_part_of_what_is_encoded(model_and_params, tokenizer):
+    """A letterboxed image, its boxes and a square one, against the model itself, told what is padding."""
+    model, params = model_and_params
+    encoder = Encoder(model, params, tokenizer, 64, 16, 16, region_pooling="roi_align", resize_mode="letterbox")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 100, 3), np.uint8)
+    own = []
+    for index, pixels in enumerate((noise, noise[:, :40])):
+        image, boxes, kept = encoder.view.take(png(pixels), [[0.1, 0.2, 1, 1], [0, 0, 1, 1]])
+        assert kept.tolist() == [0, 1]
+        own.append(Row(index, Prepared(image, boxes, None)))
+    assert [row.prepared.image.shape for row in own] == [(26, 64, 3), (64, 64, 3)]
+    found = encoder.encode_images(filled(encoder, own))
+    frames = np.full((2, 64, 64, 3), 77, np.uint8)  # whatever the padding is
+    frames[0, :26], frames[1] = own[0].prepared.image, own[1].prepared.image
+    content = np.array([[26, 64], [64, 64]], np.int32)
+    encoded = model.apply({"params": params}, frames, content=content, method="encode_image")
+    np.testing.assert_allclose(found.images, normalise(encoded.pooled), atol=1e-4)
+    for image, row in enumerate(own):
+        end = np.array([[2, 4], [4, 4]][image], np.int32)
+        weights = region_weights(row.prepared.boxes, model.grid, "roi_align", end)
+        expected = normalise(weights @ encoded.tokens[image])
+        np.testing.assert_allclose(found.regions[2 * image : 2 * image + 2], expected, atol=1e-4)
+
+
+def png(pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_a_batch_without_a_usable_example_is_empty(encoder):

@@ -29,6 +29,44 @@ def test_roi_align_is_the_textbooks(seed):
     np.testing.assert_allclose(got, [oracle.roi_align(image, box) for box in boxes], rtol=0, atol=1e-5)
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_roi_align_on_a_letterboxed_grid_is_the_textbooks_on_what_is_not_padding(seed):
+    """Patches of 16 pixels; the picture ends within the last patch that it fills, and boxes reach to its end."""
+    rng = np.random.default_rng(seed)
+    content = np.stack([rng.integers(1, 16 * size + 1, 6) for size in GRID], 1)  # pixels, of six images
+    filled = -(-content // 16)
+    boxes = np.stack([random_boxes(seed % 2**31 + image, 8) for image in range(6)])
+    # Not from 0: of a whole number of patches the samples, as many as its length rounded up, hang on its last bit.
+    boxes[:, :2] = [[0.01, 0.01, 1, 1], [0.47, 0.91, 1, 1]]
+    boxes *= np.tile(content / (16 * np.array(GRID)), 2)[:, None].astype(np.float32)
+    maps = rng.normal(size=(6, *GRID, 3))
+    weights = np.asarray(weights_of(boxes, GRID, "roi_align", filled)).reshape(6, 8, *GRID)
+    got = np.einsum("bmrc,brcd->bmd", weights, maps)
+    for image, (rows, columns) in enumerate(filled):
+        own = boxes[image] * np.tile(np.array(GRID) / filled[image], 2)  # in shares of the map that ends there
+        expected = [oracle.roi_align(maps[image, :rows, :columns], box) for box in own]
+        np.testing.assert_allclose(got[image], expected, rtol=0, atol=1e-4)
+        assert not weights[image, :, rows:].any() and not weights[image, :, :, columns:].any()
+
+
+@pytest.mark.parametrize("mode", ["cover", "overlap", "roi_align"])
+def test_padding_is_in_no_region(mode):
+    boxes = np.stack([random_boxes(1, 6)] * 2)  # over the whole frame, as no box of a letterboxed image is
+    boxes[:, 0] = [0.85, 0.85, 0.95, 0.95]  # in the padding alone
+    tokens = np.random.default_rng(0).normal(size=(2, 35, 4)).astype(np.float32)
+    filled, valid = np.array([[3, 7], [5, 4]], np.int32), np.ones((2, 6), bool)
+    padding = np.ones((2, *GRID), bool)
+    padding[0, :3], padding[1, :, :4] = False, False
+    pool = jax.jit(lambda tokens: regions.pool_regions(tokens, boxes, valid, GRID, mode, None, filled))
+    phi, mask = pool(tokens)
+    np.testing.assert_array_equal(phi, pool(np.where(padding.reshape(2, 35, 1), 7, tokens))[0])
+    assert not mask[:, 0].any() and mask[:, 1:].any()
+    np.testing.assert_allclose(np.linalg.norm(phi, axis=-1), mask, atol=1e-6)
+    whole, _ = regions.pool_regions(tokens, boxes, valid, GRID, mode, None, np.array([GRID] * 2))
+    np.testing.assert_array_equal(whole, regions.pool_regions(tokens, boxes, valid, GRID, mode)[0])
+
+
 def test_overlap_is_the_covered_share_and_cover_its_support():
     boxes = random_boxes(0)
     overlap = np.asarray(weights_of(boxes, GRID, "overlap")).reshape(-1, *GRID)

@@ -64,6 +64,15 @@ def test_quickstart_export(run, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_letterbox_is_exported_only_with_another_preprocessing(run, tmp_path, capsys):
+    config, workdir = settings(pool="mean", resize_mode="letterbox"), tmp_path / "boxed"
+    write_run(workdir, config, run[1])
+    refused(tmp_path, capsys, "resize_mode is letterbox, which neither", workdir, tmp_path / "out")
+    assert call(workdir, tmp_path / "out", "huggingface", "--resize-mode", "squash") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "RGB, bicubic, squash" in card and '"resize_mode": "letterbox"' in card
+
+
 def refused(tmp_path, capsys, text, *arguments, code=2):
     before = sorted(tmp_path.rglob("*"))
     assert call(*arguments) == code

@@ -14,11 +14,12 @@ from harmopower.interop import open_clip as layout
 
 GOLDEN = Path(__file__).parent / "golden.jpg"  # 150 x 100, drawn and compressed by make_golden.py
 SIDE = 64
+SQUARE = (SIDE, SIDE)
 
 
 def ours(mode):
     image = images.decode(GOLDEN.read_bytes())
-    return transforms.fixed_view(image, SIDE, mode)
+    return transforms.fixed_view(image, SQUARE, mode)
 
 
 def grey_levels(pixels):
@@ -64,15 +65,15 @@ def test_shortest_is_resize_and_centre_crop_at_any_size(size):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
     preprocess = open_clip.image_transform(SIDE, is_train=False, resize_mode="shortest")
-    assert np.abs(grey_levels(preprocess(image)) - transforms.fixed_view(image, SIDE, "shortest")).max() <= 0.01
-    window = transforms.fixed_window(image.size, SIDE, "shortest")  # as training takes it
-    assert np.abs(grey_levels(preprocess(image)) - transforms.crop_and_resize(image, window, SIDE)).max() <= 1.01
+    assert np.abs(grey_levels(preprocess(image)) - transforms.fixed_view(image, SQUARE, "shortest")).max() <= 0.01
+    window = transforms.fixed_window(image.size, SQUARE, "shortest")  # as training takes it
+    assert np.abs(grey_levels(preprocess(image)) - transforms.crop_and_resize(image, window, SQUARE)).max() <= 1.01
 
 
 def test_boxes_move_with_the_centre_square():
-    window = transforms.fixed_window((200, 100), 50, "shortest")  # y0, x0, y1, x1
+    window = transforms.fixed_window((200, 100), (50, 50), "shortest")  # y0, x0, y1, x1
     np.testing.assert_allclose(window, (0, 0.25, 1, 0.75))
-    moved, kept = transforms.move_boxes([[0, 0.25, 1, 0.5], [0, 0, 1, 0.2]], window, 50)
+    moved, kept = transforms.move_boxes([[0, 0.25, 1, 0.5], [0, 0, 1, 0.2]], window, (50, 50))
     np.testing.assert_allclose(moved[0], [0, 0, 1, 0.5])
     assert kept.tolist() == [True, False]
 

@@ -167,6 +167,46 @@ def test_patches_that_are_left_out_do_not_matter(pool, dense):
         np.testing.assert_allclose(image.pooled, image.tokens.mean(1), atol=1e-5)
 
 
+@pytest.mark.parametrize("pool, dense", [("cls", "full"), ("mean", "value"), ("mean", "full")])
+def test_the_pixels_of_padding_do_not_matter(pool, dense):
+    model, params, images, _ = build(pool=pool, dense=dense)
+    content = jnp.array([[64, 64], [23, 64], [64, 33]], jnp.int32)  # the last two end within a patch
+    inside = vision.filled_cells(content, (64, 64))[..., None]
+    encode = lambda images, kept=None: model.apply(params, images, kept, content, method="encode_image")
+    image = encode(images)
+    jax.tree.map(np.testing.assert_array_equal, image, encode(jnp.where(inside, images, 255 - images)))
+    assert (abs(image.pooled - encode(jnp.where(inside, 255 - images, images)).pooled).max(1) > 1e-3).all()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[:1], b[:1], atol=1e-5),
+        image,
+        model.apply(params, images, method="encode_image"),
+    )
+    filled = model.filled(content)
+    assert filled.tolist() == [[4, 4], [2, 4], [4, 3]]
+    if dense == "full" and pool == "mean":
+        tokens = image.tokens.reshape(3, 4, 4, 128)
+        np.testing.assert_allclose(image.pooled[1], tokens[1, :2].mean((0, 1)), atol=1e-5)
+        np.testing.assert_allclose(image.pooled[2], tokens[2, :, :3].mean((0, 1)), atol=1e-5)
+    if pool == "mean":
+        kept = jnp.array([[0, 1, 15]] * 3, jnp.int32)  # the last one is padding in two of them
+        few = encode(images, kept)
+        weight = jnp.array([[1, 1, 1], [1, 1, 0], [1, 1, 0]])[..., None]
+        if dense == "full":
+            np.testing.assert_allclose(few.pooled, (few.tokens * weight).sum(1) / weight.sum(1), atol=1e-5)
+    nothing = model.apply(params, images, None, jnp.zeros((3, 2), jnp.int32), method="encode_image")  # bad records
+    assert jnp.isfinite(nothing.pooled).all()
+
+
+def test_padding_is_left_out_first():
+    filled = jnp.array([[2, 4], [4, 3], [1, 1]], jnp.int32)
+    draw = jax.jit(vision.draw_patches, static_argnums=(1, 2, 3))
+    kept = np.asarray(draw(jax.random.key(0), 3, (4, 4), 0.5, filled))
+    assert kept[0].tolist() == list(range(8))
+    assert (kept[1] % 4 < 3).all() and 0 in kept[2] and (np.diff(kept) > 0).all()
+    whole = draw(jax.random.key(0), 3, (4, 4), 0.5, jnp.array([[4, 4]] * 3))
+    np.testing.assert_array_equal(whole, draw(jax.random.key(0), 3, (4, 4), 0.5))
+
+
 def test_keeping_all_patches_changes_nothing():
     model, params, images, _ = build(dense="value")
     whole = model.apply(params, images, method="encode_image")
