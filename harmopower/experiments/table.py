@@ -78,7 +78,7 @@ class Run:
       needs: names of the runs whose weights it needs: the one that it starts from, or both of `alpha`.
       alpha: of weights in between; None for a run that is trained.
       steps: of its training; in between those of the second.
-      settings: what defines it: how its config differs from the defaults, where that can change a number.
+      settings: what defines it, see `_settings`.
       definition: a hash of them and of its needs'.
     """
 
@@ -164,8 +164,8 @@ class Table:
             digest = _digest(weights, made_of)
             return Run(variant, data, seed, {}, needs, own.between[2], steps, weights, digest)
         all_changes = {**self.common, **self.data[data].changes, **own.changes, **(changes or {}), "seed": seed}
-        config = _checked(self.config, all_changes)
-        settings = _settings(config) | ({"start": own.start} if own.start else {})
+        config = _checked(self.config, all_changes, own.start)
+        settings = _settings(config, all_changes) | ({"start": own.start} if own.start else {})
         digest = _digest(settings, made_of)
         return Run(variant, data, seed, all_changes, needs, None, config.total_steps, settings, digest)
 
@@ -220,14 +220,15 @@ def _named(name: str, make: Callable[[], Run]) -> Run:
         raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
 
 
-def _checked(path: str, changes: Mapping[str, object]):
-    """The config of a file with changes, as far as it can be checked without data and devices."""
+def _checked(path: str, changes: Mapping[str, object], start: str):
+    """The config of a file with changes, checked as far as it can be without data, devices and weights to start from."""
     config = configs.load(path)
     for key in changes:
         configs.check_key(key)
         if key == "init":
             raise ConfigError("config.init is set by the table; say Variant(start=NAME)")
     config.update_from_flattened_dict(dict(changes))
+    config.init = start  # some settings need one; the path is not known yet
     configs.validate(config, devices=1)
     parts.check(config, platform="gpu" if config.model.attention == "cudnn" else "cpu")
     if not config.total_steps:
@@ -237,11 +238,15 @@ def _checked(path: str, changes: Mapping[str, object]):
     return config
 
 
-def _settings(config) -> dict:
-    """How a config differs from the defaults, so that a setting added tomorrow makes no other run of it."""
+def _settings(config, said: Mapping[str, object]) -> dict:
+    """What defines a run: what the table says of it, and how its config differs from the defaults.
+
+    Not the whole config, so that a setting that is added tomorrow makes no other run of it; and not the differences
+    alone, so that a default that changes tomorrow does.
+    """
     defaults, found = configs.flat(configs.get_config().to_dict()), configs.flat(config.to_dict())
     compared = (key for key in found if not key.startswith(_NOT_COMPARED) and configs.SETTINGS[key].resumed != FREE)
-    return {key: found[key] for key in sorted(compared) if found[key] != defaults[key]}
+    return {key: found[key] for key in sorted(compared) if key in said or found[key] != defaults[key]}
 
 
 def _digest(settings: dict, made_of: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ def test_the_definition_is_what_can_change_a_number(tmp_path):
     other = definitions(**{'"clip": {': '"clip": {"optimizer.b1": 0.8, '})
     changed = {name for name in first if first[name] != other[name]}
     assert changed == {f"scenes/{name}/seed{seed}" for name in ("clip", "tuned", "half") for seed in (0, 1)}
+    said = definitions(**{'"clip": {': '"clip": {"optimizer.b1": 0.9, '})  # the default of today, another one tomorrow
+    assert said["scenes/clip/seed0"] != first["scenes/clip/seed0"]
     base = common.load(tmp_path).runs(changes={"total_steps": 5})["scenes/clip/seed0"]
     assert base.steps == 5 and base.definition != first["scenes/clip/seed0"] and base.settings["total_steps"] == 5
 

@@ -1,0 +1,83 @@
+"""What each objective brings, and which form of the powerset: docs/evidence.md says how to run and to read it.
+
+The quickstart's model and schedule. The baseline is the global loss alone on averaged tokens, `clip_mean`: every other
+variant but `clip` has its pooling, so a difference is of the objectives.
+"""
+
+from harmopower.experiments.table import Data, Table
+
+SCENES = {"data.source": "runs/data/scenes"}
+EMOJI = {
+    "data.source": "runs/data/emoji",
+    "data.group_size": 1,
+    "data.context_length": 40,  # the longest caption of 20,000 scenes needs 38
+    "data.max_phrases": 20,
+    "data.max_boxes": 6,  # of two to six things
+    "data.region_text_length": 12,
+}
+PACKAGES = "node_modules/emoji-datasource"
+BY_HAND = (
+    "npm install emoji-datasource-google emoji-datasource-twitter && python -m tools.prepare emoji "
+    f"--input train={PACKAGES}-google test={PACKAGES}-twitter --output runs/data/emoji"
+)
+
+OFF = {f"objective.{name}.weight": 0.0 for name in ("lexeme_region", "global_region", "powerset")}
+LRC = {"objective.lexeme_region.weight": 2.0}
+GR = {"objective.global_region.weight": 0.5}
+# One crop an image, as one text an image in two: the price of a crop is that of an image.
+CROP = {**GR, "objective.global_region.mode": "crop", "data.max_region_crops": 1}
+# Said although they are the defaults, so that other defaults make other runs of it.
+FORM = {"weight": 0.2, "method": "nla", "zeta": 0.75, "temperature": 1e-3, "margin": 0.2}
+POWERSET = OFF | {f"objective.powerset.{name}": value for name, value in FORM.items()}
+MIXED = {"data.regions": "mixed"}
+
+
+def powerset(**changes):
+    """The powerset term beside the global loss, in another form."""
+    return POWERSET | {f"objective.powerset.{name}": value for name, value in changes.items()}
+
+
+def get_table():
+    """28 variants on three kinds of data."""
+    return Table(
+        config="configs/scenes.py",
+        seeds=(0, 1, 2),
+        data={
+            "siblings": Data({**SCENES, "data.group_size": 4}, prepare="scenes --output runs/data/scenes"),
+            "single": Data({**SCENES, "data.group_size": 1}, prepare="scenes --output runs/data/scenes"),
+            "emoji": Data(EMOJI, by_hand=BY_HAND),
+        },
+        variants={
+            "clip_mean": OFF,
+            "clip": {**OFF, "model.pool": "cls"},
+            "triplet": {**OFF, "objective.global_triplet.weight": 0.2, "objective.global_triplet.warmup_steps": 300},
+            "lrc": {**OFF, **LRC},
+            "gr_text": {**OFF, **GR},
+            "gr_crop": {**OFF, **CROP},
+            "lrc_gr": {**OFF, **LRC, **GR},
+            "lrc_gr_crop": {**OFF, **LRC, **CROP},
+            "powerset": powerset(),
+            "zeta_0.25": powerset(zeta=0.25),
+            "zeta_0": powerset(zeta=0.0),
+            "exact": powerset(method="exact"),
+            "sum": powerset(score_norm="sum"),  # the paper's; the quickstart divides by the number of regions
+            "random": {**POWERSET, "data.regions": "random", "data.max_boxes": 10},  # the paper's R
+            **{f"mixed_m{count}": {**POWERSET, **MIXED, "data.max_boxes": count} for count in (2, 4, 6, 8, 10)},
+            "exact_mixed_m10": {**powerset(method="exact"), **MIXED, "data.max_boxes": 10},
+            **{f"weight_{weight}": powerset(weight=weight) for weight in (0.05, 0.1, 0.5)},
+            "all_no_warmup": {"objective.powerset.warmup_steps": 0},
+            "all": {},
+            **{f"all_weight_{weight}": {"objective.powerset.weight": weight} for weight in (0.05, 0.2, 0.5)},
+        },
+        baselines=("clip_mean", "lrc_gr"),
+        measures={
+            "R@1": "test/retrieval/*_r1",
+            "boxes": "test/boxes/top1",
+            "composition": "test/composition/mean",
+            "unseen R@1": "test_unseen/retrieval/*_r1",
+            "unseen boxes": "test_unseen/boxes/top1",
+            "unseen composition": "test_unseen/composition/mean",
+        },
+        watched={"active": "powerset/active", "positive": "powerset/positive", "hardest": "powerset/hard_text"},
+        common={"evaluation.every_steps": 110, "checkpoint.keep": 1, "log.tensorboard": False},
+    )

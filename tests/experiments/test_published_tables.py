@@ -1,0 +1,31 @@
+"""The tables of `configs/experiments/`: every run is valid, and no two are the same under two names."""
+
+from pathlib import Path
+
+import pytest
+
+from harmopower.experiments import table as tables
+
+ROOT = Path(__file__).parents[2]
+FILES = {path.stem: path for path in (ROOT / "configs" / "experiments").glob("*.py")}
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_every_run_is_valid_and_another_one(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = tables.load(FILES[name])
+    runs = table.runs(seeds=(0,))
+    assert len(table.seeds) >= 3 and len(runs) == len(table.variants) * len(table.data)
+    for data in table.data:
+        definitions = {each.definition: each.variant for each in runs.values() if each.data == data}
+        assert len(definitions) == len(table.variants)
+    assert (ROOT / "docs" / {"evidence": "evidence.md", "tradeoff": "region.md"}[name]).exists()
+
+
+def test_the_control_differs_from_the_powerset_by_the_powerset_alone(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = tables.load(FILES["evidence"]).runs(seeds=(0,))
+    control, powerset = (runs[f"single/{name}/seed0"].settings for name in ("triplet", "powerset"))
+    differ = {key for key in control.keys() | powerset.keys() if control.get(key) != powerset.get(key)}
+    assert "objective.global_triplet.weight" in differ and "objective.powerset.weight" in differ
+    assert all(key.startswith(("objective.global_triplet.", "objective.powerset.")) for key in differ)
