@@ -12,6 +12,7 @@ MAX_EXACT_REGIONS = 12  # of the method `exact`, which goes through 2 ** M subse
 def check(config: ConfigDict) -> None:
     """Raises ConfigError where two settings exclude each other; names both and the keys to change."""
     _check_together(config)
+    _check_mining(config.objective.powerset)
     _check_regions(config)
     _check_teacher(config)
 
@@ -43,6 +44,21 @@ def _check_teacher(config: ConfigDict) -> None:
         raise ConfigError(
             f"{key} is start, the model that the run starts from, but config.init is empty, and random weights teach "
             f"nothing; set config.init to a trained model, or {key}=self"
+        )
+
+
+def _check_mining(powerset: ConfigDict) -> None:
+    if powerset.loss == "softmax" and powerset.negatives != "top_k":
+        raise ConfigError(
+            "config.objective.powerset.loss softmax is over several negatives, but "
+            f"config.objective.powerset.negatives {powerset.negatives} keeps one; set it to top_k, or the loss to "
+            "triplet"
+        )
+    if (powerset.negatives == "hardest_of") != (powerset.negative_share_steps > 0):
+        raise ConfigError(
+            f"config.objective.powerset.negative_share_steps {powerset.negative_share_steps} and "
+            f"config.objective.powerset.negatives {powerset.negatives} do not go together: hardest_of, and nothing "
+            "else, takes a share of the batch that grows over so many steps"
         )
 
 

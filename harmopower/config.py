@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from harmopower import combinations, durations
 from harmopower.errors import ConfigError
-from harmopower.settings import FREE, HISTORY, STEPS, Choice, Numbers, Real, Setting, Switch, Text, Whole, refusal
+from harmopower.settings import FREE, HISTORY, STEPS, Choice, Numbers, Real, Setting, Switch, Text, Whole, flat, refusal
 
 WEIGHT = Real(0, 1e6)
 MANY_EXAMPLES = 2**50
@@ -167,6 +167,18 @@ SETTINGS = {
     "objective.powerset.phrase_norm": Setting("sum", Choice(("sum", "unit")), "a phrase is the sum of its leaves, or"),
     "objective.powerset.score_norm": Setting("sum", Choice(("sum", "mean")), "mean: over the number of valid regions"),
     "objective.powerset.samples": Setting(256, Whole(1), "subsets of `sampled`"),
+    "objective.powerset.negatives": Setting(
+        "hardest",
+        Choice(("hardest", "semi_hard", "top_k", "hardest_of")),
+        "a row learns from: the hardest, the hardest below its own pair, the hardest so many, or of a growing share",
+    ),
+    "objective.powerset.top_k": Setting(8, Whole(1, 32), "how many of `top_k`"),
+    "objective.powerset.negative_share_steps": Setting(
+        0, Whole(0, STEPS), "of `hardest_of`, which needs some: over which the share grows to 1", HISTORY
+    ),
+    "objective.powerset.loss": Setting(
+        "triplet", Choice(("triplet", "softmax")), "softmax: cross-entropy over top_k at a learnt temperature"
+    ),
     "objective.global_triplet.weight": Setting(0.0, WEIGHT, "the powerset's loss without a powerset; 0 = off"),
     "objective.global_triplet.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0", HISTORY),
     "objective.global_triplet.margin": Setting(0.2, Real(0, 1e3), "delta of the triplet loss"),
@@ -376,21 +388,3 @@ def _current(key: str) -> str:
 
 def _as_flags_give(value):
     return ",".join(map(str, value)) if isinstance(value, list) else value  # settings were lists once
-
-
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """The settings in which two configs differ, as `config.key: old -> new`."""
-    before, after = flat(old.to_dict()), flat(new.to_dict())
-    return [
-        f"config.{key}: {before.get(key)!r} -> {after.get(key)!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-    ]
-
-
-def flat(tree: dict, prefix: str = "") -> dict:
-    """A nested dictionary as one of dotted keys."""
-    found = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found

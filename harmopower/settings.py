@@ -8,6 +8,8 @@ import dataclasses
 import difflib
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 FIXED, HISTORY, FREE = "fixed", "history", "free"
 MANY = 2**20  # of what is counted
 STEPS = 2**31 - 2  # the state counts them in an int32
@@ -137,3 +139,21 @@ def numbers(text: str) -> tuple[float, ...]:
 def as_numbers(values) -> str:
     """The setting that `numbers` reads as these values."""
     return ",".join(str(float(value)) for value in values)
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """The settings in which two configs differ, as `config.key: old -> new`."""
+    before, after = flat(old.to_dict()), flat(new.to_dict())
+    return [
+        f"config.{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def flat(tree: dict, prefix: str = "") -> dict:
+    """A nested dictionary as one of dotted keys."""
+    found = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -96,12 +96,12 @@ def test_a_teacher_that_is_there_or_that_nobody_asks_is_valid():
 def test_json_round_trip():
     config = changed(batch_size=64, model__pool="mean")
     again = configs.from_json(configs.to_json(config))
-    assert configs.differences(config, again) == []
+    assert kinds.differences(config, again) == []
     assert again.batch_size == 64 and again.model.pixel_mean == config.model.pixel_mean
 
 
 def test_differences_name_the_key_and_both_values():
-    assert configs.differences(configs.get_config(), changed(batch_size=64)) == ["config.batch_size: 128 -> 64"]
+    assert kinds.differences(configs.get_config(), changed(batch_size=64)) == ["config.batch_size: 128 -> 64"]
 
 
 def test_old_workdirs_still_load():

@@ -6,7 +6,7 @@ For tests, benchmarks and plots. Nothing here is clever, and memory grows with `
 import jax
 import jax.numpy as jnp
 
-from harmopower.objectives import powerset, search
+from harmopower.objectives import mining, powerset
 from harmopower.objectives.contrastive import row_weights
 
 
@@ -23,7 +23,7 @@ def triplet_loss(scores, weight, margin):
     candidates = jnp.where(others, scores, -jnp.inf)
     hard_text = _pick(scores, candidates.argmax(1), others.any(1))
     hard_image = _pick(scores.T, candidates.argmax(0), others.any(0))
-    loss, metrics = search.loss_of_scores(jnp.diagonal(scores), hard_text, hard_image, margin, weight)
+    loss, metrics = mining.loss_of_scores(jnp.diagonal(scores), hard_text[:, None], hard_image[:, None], margin, weight)
     return loss, metrics | {"spread": jnp.std(scores, where=valid[:, None] & valid[None, :])}
 
 

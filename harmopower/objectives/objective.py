@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from harmopower.arrays import AnyArray
 
-Scalars = Mapping[str, ArrayLike]  # those of `Objective.scales` by name
+Scalars = Mapping[str, ArrayLike]  # those of `Objective.scales` by name, and `step`, the step's number from 0
 Loss = tuple[Float[Array, ""], dict[str, ArrayLike]]  # and metrics by name
 _NOT_ASKED: Any = None  # an objective reads what it has asked for, so what is typed below leaves this out
 
@@ -148,7 +148,7 @@ class Objective:
 
         Args:
           features: of the global batch, inside a mesh sharded on their leading axis.
-          scales: the scalars that all objectives have declared, exponentiated where they are logarithmic.
+          scales: the scalars that all objectives have declared, exponentiated where they are logarithmic; and `step`.
           rng: key of the step; None where nothing is drawn.
         """
         raise NotImplementedError

@@ -5,16 +5,19 @@ and differentiates the pairs that the loss uses.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from harmopower.arrays import AnyArray
 from harmopower.features.phrases import sum_phrases
 from harmopower.objectives import search, subsets
 from harmopower.objectives.contrastive import row_weights
-from harmopower.objectives.objective import Features, Loss, Needs, Objective, Scalars, Sizes, Towers
+from harmopower.objectives.mining import PAPER, SCALE, START, Mining
+from harmopower.objectives.objective import Features, Loss, Needs, Objective, Scalars, Scale, Sizes, Towers
 from harmopower.objectives.search import Side, inner_products
 from harmopower.objectives.subsets import How
 
@@ -109,6 +112,9 @@ def powerset_loss(
     block: int | None = None,
     communication: str = "ring",
     rng: PRNGKeyArray | None = None,
+    mining: Mining = PAPER,
+    offered: Bool[AnyArray, "B"] | None = None,
+    scale: Float[ArrayLike, ""] | None = None,
     **how: str | float,
 ) -> Loss:
     """Triplet loss on the hardest text of every image and the hardest image of every text (METHOD section 6).
@@ -127,6 +133,7 @@ def powerset_loss(
       block: images and texts of a tile; None chooses from the shapes.
       communication: how shards meet, "auto", "ring" or "gather" (see `harmopower.parallel.collectives`).
       rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
+      mining, offered, scale: which negatives are taken and how (see `search.triplet_loss`); the default is the paper's.
     Returns:
       loss, and metrics (see `search.triplet_loss`).
     """
@@ -143,6 +150,9 @@ def powerset_loss(
         block=block,
         communication=communication,
         drawn=subsets.draw_subsets(scoring, count, rng),
+        mining=mining,
+        offered=offered,
+        scale=scale,
     )
 
 
@@ -196,7 +206,7 @@ class Powerset(Objective):
 
     def loss(self, features: Features, scales: Scalars, rng: PRNGKeyArray | None) -> Loss:
         """See `powerset_loss`. A pair without a region or without a phrase is no row and no negative."""
-        own, settings = features.own[self.name], self.settings
+        own, settings, mining = features.own[self.name], self.settings, self._mining()
         usable = features.region_mask.any(1) & own["mask"].any(1)
         return powerset_loss(
             features.regions,
@@ -207,8 +217,22 @@ class Powerset(Objective):
             weight_rows=features.weight * usable,
             rng=rng if settings.method == "sampled" else None,
             communication=self.communication,
-            **{field.name: settings[field.name] for field in dataclasses.fields(How)},
+            mining=mining,
+            offered=mining.offered(len(features.weight), scales["step"], rng),
+            scale=scales[SCALE] if mining.loss == "softmax" else None,
+            **self._chosen(How),
         )
+
+    def scales(self) -> tuple[Scale, ...]:
+        """One over the temperature of softmax, where that is the loss."""
+        return (Scale(SCALE, math.log(START)),) if self.settings.loss == "softmax" else ()
+
+    def _mining(self) -> Mining:
+        return Mining(**self._chosen(Mining))
+
+    def _chosen(self, kind) -> dict:
+        """The settings that are fields of `kind`."""
+        return {field.name: self.settings[field.name] for field in dataclasses.fields(kind)}
 
     def guest(self, features: Features) -> AnyArray:
         """Regions or phrases, whichever are fewer."""
@@ -217,14 +241,15 @@ class Powerset(Objective):
     def flops(self, sizes: Sizes, hardware: bool = False) -> float:
         """Both sweeps; there is nothing that only the hardware sees."""
         drawn = self.settings.samples if self.settings.method == "sampled" else 0
-        return matrix_products(sizes.batch, sizes.regions, sizes.phrases, sizes.width, drawn)
+        return matrix_products(sizes.batch, sizes.regions, sizes.phrases, sizes.width, drawn, self._mining().count)
 
     def pooled(self, sizes: Sizes) -> int:
         """Every token of the caption for every phrase."""
         return sizes.phrases * sizes.tokens
 
 
-def matrix_products(batch: int, regions: int, phrases: int, width: int, drawn: int) -> int:
+def matrix_products(batch: int, regions: int, phrases: int, width: int, drawn: int, count: int = 1) -> int:
     """Operations of the matrix products of value and gradient: of the scores, and of the sums over drawn subsets."""
     a_pair = 2 * regions * phrases
-    return search.matrix_products(batch, width * a_pair) + search.evaluations(batch) * drawn * a_pair
+    scores = search.matrix_products(batch, width * a_pair, count)
+    return scores + search.evaluations(batch, count) * drawn * a_pair

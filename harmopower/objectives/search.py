@@ -3,6 +3,7 @@
 A row's loss uses three scores: its own pair's, its hardest text's, its hardest image's. So the first sweep searches all
 pairs without gradient, tile by tile, for the hardest of every row; the second differentiates only the `3 B` scores
 found (METHOD section 6). No matrix of all pairs ever exists, and the gradient is that of the loss that would use one.
+Which scores count as hardest and how many are kept is said by `mining.py`; `k` below is 1 in the paper's form.
 """
 
 from functools import partial
@@ -12,10 +13,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from harmopower.arrays import AnyArray
-from harmopower.objectives.contrastive import weighted_mean
+from harmopower.objectives.mining import PAPER, Mining, loss_of_scores
 from harmopower.parallel import collectives
 
 
@@ -60,6 +61,9 @@ def triplet_loss(
     communication: str,
     block: int | None = None,
     drawn: AnyArray | None = None,
+    mining: Mining = PAPER,
+    offered: Bool[AnyArray, "B"] | None = None,
+    scale: Float[ArrayLike, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
     """`mean_i relu(max_{j != i} X_ij - X_ii + margin)` on the scores X of all pairs and on their transpose, summed.
 
@@ -75,59 +79,38 @@ def triplet_loss(
       block: rows of a tile; None chooses.
       communication: how shards meet (see `harmopower.parallel.collectives`).
       drawn: what the scorer needs of arrays, the same for all pairs.
+      mining: which negatives are taken.
+      offered: which rows may be, of those of weight above 0; None for all.
+      scale: of the loss "softmax", one over its temperature.
     Returns:
-      loss, and metrics: those of `loss_of_scores`, and the `spread` of the scores (their standard deviation over all
-      pairs of rows of weight above 0, own ones included), by which a term is seen that scores everything alike.
+      loss, and metrics: those of `mining.loss_of_scores`, and the `spread` of the scores, their standard deviation over
+      all pairs of rows of weight above 0, own ones included, by which a term is seen that scores everything alike.
     """
-    rows = weight.shape[0]
+    if (mining.loss == "softmax") != (scale is not None):
+        raise ValueError(f"objective.powerset.loss is {mining.loss!r} and scale {scale}; softmax and no other has one")
+    rows, valid = weight.shape[0], weight > 0
+    offered = valid if offered is None else valid & offered
     travelling = traveller(images.vectors, texts.vectors)
     meeting = collectives.arrange(travelling, block, collectives.tile_rows(numbers), communication)
-    padded = collectives.pad_rows((images, texts, weight > 0), meeting.block)
-    *found, moments = _triplet_scores(scorer, meeting, *padded, drawn)
+    padded = collectives.pad_rows((images, texts, valid, offered), meeting.block)
+    *found, moments = _triplet_scores(scorer, meeting, mining, *padded, drawn)
     own, hard_text, hard_image = (scores[:rows] for scores in found)
-    loss, metrics = loss_of_scores(own, hard_text, hard_image, margin, weight)
+    loss, metrics = loss_of_scores(own, hard_text, hard_image, margin, weight, scale)
     return loss, metrics | {"spread": lax.stop_gradient(_deviation(moments))}
 
 
-def loss_of_scores(
-    own: Float[AnyArray, "B"],
-    hard_text: Float[AnyArray, "B"],
-    hard_image: Float[AnyArray, "B"],
-    margin: float,
-    weight: Float[AnyArray, "B"],
-) -> tuple[Float[Array, ""], dict[str, ArrayLike]]:
-    """Loss and metrics from the three scores [B] of every row; a score of -inf is a row without a negative.
+def evaluations(batch: int, count: int = 1) -> int:
+    """How many pairs are scored: all and the own ones once more by the search, and twice those that the loss uses.
 
-    Returns:
-      loss, and metrics: number of `pairs` (rows of weight above 0), `active` share of the 2 B rows, mean `positive`,
-      `hard_text` and `hard_image` scores, and their mean `gap`, the own score minus the hardest one.
+    These are `3 B`, or with `count` hardest `(1 + 2 count) B`. The derivative of a scored pair costs about twice its
+    value: the value again, then the slopes.
     """
-    above_text, above_image = (hard - own + margin for hard in (hard_text, hard_image))
-    loss = weighted_mean(jax.nn.relu(above_text), weight) + weighted_mean(jax.nn.relu(above_image), weight)
-    active = (weighted_mean(above_text > 0, weight) + weighted_mean(above_image > 0, weight)) / 2
-    found = weight * jnp.isfinite(hard_text)
-    metrics = {
-        "active": active,
-        "pairs": (weight > 0).sum(),
-        "positive": weighted_mean(own, weight),
-        "hard_text": weighted_mean(hard_text, found),
-        "hard_image": weighted_mean(hard_image, found),
-        "gap": weighted_mean(own - (hard_text + hard_image) / 2, found),
-    }
-    return loss, lax.stop_gradient(metrics)
+    return batch * batch + batch + 2 * (1 + 2 * count) * batch
 
 
-def evaluations(batch: int) -> int:
-    """How many pairs are scored: all and the own ones once more by the search, and two times the `3 B` of the loss.
-
-    The derivative of a scored pair costs about twice its value: the value again, then the slopes.
-    """
-    return batch * batch + batch + 2 * 3 * batch
-
-
-def matrix_products(batch: int, products: int) -> int:
+def matrix_products(batch: int, products: int, count: int = 1) -> int:
     """Operations of the inner products of value and gradient, where a pair takes so many; a gradient takes three."""
-    return (batch * batch + batch + 3 * 3 * batch) * products
+    return (batch * batch + batch + 3 * (1 + 2 * count) * batch) * products
 
 
 def inner_products(equation: str, *arrays: AnyArray) -> jax.Array:
@@ -139,20 +122,31 @@ def inner_products(equation: str, *arrays: AnyArray) -> jax.Array:
 
 
 class _Best(NamedTuple):
-    """The best candidate so far of every row: its score and its index in the global batch; -inf where none was met."""
+    """The k best candidates so far of every row [..., k], the best first: scores, and indices in the global batch.
+
+    Of equal scores the lower index comes first, so that the order of the tiles does not matter; -inf is no candidate.
+    """
 
     score: jax.Array
     index: jax.Array
 
 
 def _merge(best: _Best, other: _Best) -> _Best:
-    """The better of two; equal scores go to the lower index, so that the order of the tiles does not matter."""
-    better = (other.score > best.score) | ((other.score == best.score) & (other.index < best.index))
-    return _Best(*(jnp.where(better, new, old) for new, old in zip(other, best)))
+    """As many of both together as `best` holds."""
+    if (count := best.score.shape[-1]) == 1:  # spares the paper's form a sort
+        better = (other.score > best.score) | ((other.score == best.score) & (other.index < best.index))
+        return _Best(*(jnp.where(better, new, old) for new, old in zip(other, best)))
+    joined = (jnp.concatenate(both, axis=-1) for both in ((-best.score, -other.score), (best.index, other.index)))
+    below, index = lax.sort(tuple(joined), num_keys=2)
+    return _Best(-below[..., :count], index[..., :count])
 
 
-def _best_along(scores, index, axis: int) -> _Best:
-    return _Best(scores.max(axis), index[scores.argmax(axis)])
+def _best_along(scores, index, axis: int, count: int) -> _Best:
+    """The best along an axis of a tile, at most `count`."""
+    if count == 1:
+        return _Best(scores.max(axis)[:, None], index[scores.argmax(axis)][:, None])
+    score, place = lax.top_k(scores if axis else scores.T, min(count, scores.shape[axis]))
+    return _Best(score, index[place])
 
 
 class _Moments(NamedTuple):
@@ -198,31 +192,51 @@ def _home_first(images: Side, texts: Side, pair) -> tuple:
     return tuple(pair)[::-1] if images_travel else tuple(pair)
 
 
-def _search(scorer, meeting, axes, images, texts, valid, index, drawn):
-    """The hardest text of every image, the hardest image of every text, and the moments of every home row."""
-    home_first = partial(_home_first, images, texts)
+class _Rows(NamedTuple):
+    """One side of a shard: which rows there are, which may be chosen, their global indices, their own pairs' scores."""
+
+    side: Side
+    valid: jax.Array
+    offered: jax.Array
+    index: jax.Array
+    own: jax.Array
+
+
+def _search(scorer, meeting, mining, axes, images, texts, drawn):
+    """The hardest texts of every image, the hardest images of every text, and the moments of every home row."""
+    home_first = partial(_home_first, images.side, texts.side)
     along_guests = home_first((1, 0))[0]
 
     def tile(home, home_sums, guest, guest_best):
         home_best, moments = home_sums
-        (images, image_valid, image_index), (texts, text_valid, text_index) = home_first((home, guest))
-        hard_text, hard_image = home_first((home_best, guest_best))
-        both_valid = image_valid[:, None] & text_valid[None, :]
-        scores = scorer.tile(images, texts, drawn)
+        images, texts = home_first((home, guest))
+        scores = scorer.tile(images.side, texts.side, drawn)
+        both_valid = images.valid[:, None] & texts.valid
         moments = _join_moments(moments, _moments_along(scores, both_valid, along_guests))
-        scores = jnp.where(both_valid & (image_index[:, None] != text_index[None, :]), scores, -jnp.inf)
-        hard_text = _merge(hard_text, _best_along(scores, text_index, axis=1))
-        hard_image = _merge(hard_image, _best_along(scores, image_index, axis=0))
-        home_best, guest_best = home_first((hard_text, hard_image))
+        found = _hardest_of_tile(scores, both_valid, mining, images, texts)
+        hardest = (_merge(*pair) for pair in zip(home_first((home_best, guest_best)), found))
+        home_best, guest_best = home_first(hardest)
         return (home_best, moments), guest_best
 
-    home, guest = home_first(((images, valid, index), (texts, valid, index)))
-    nobody = _Best(jnp.full(index.shape, -jnp.inf), jnp.full(index.shape, jnp.iinfo(jnp.int32).max))
-    nothing = _Moments(*[jnp.zeros(index.shape)] * 3)
+    home, guest = home_first((images, texts))
+    shape = images.index.shape + (mining.count,)
+    nobody = _Best(jnp.full(shape, -jnp.inf), jnp.full(shape, jnp.iinfo(jnp.int32).max))
+    nothing = _Moments(*[jnp.zeros(images.index.shape)] * 3)
     (home_best, moments), guest_best = collectives.meet(
         tile, home, (nobody, nothing), guest, nobody, meeting, axes, combine=_merge
     )
     return *home_first((home_best, guest_best)), moments
+
+
+def _hardest_of_tile(scores, both_valid, mining, images: _Rows, texts: _Rows) -> tuple[_Best, _Best]:
+    """Of a tile [images, texts]: for its images the hardest texts, for its texts the hardest images."""
+    others = both_valid & (images.index[:, None] != texts.index)
+    text = others & texts.offered & mining.allowed(scores, images.own[:, None])
+    image = others & images.offered[:, None] & mining.allowed(scores, texts.own)
+    best = lambda candidates, index, axis: _best_along(
+        jnp.where(candidates, scores, -jnp.inf), index, axis, mining.count
+    )
+    return best(text, texts.index, 1), best(image, images.index, 0)
 
 
 def _own_scores(scorer, block: int, images, texts, drawn):
@@ -231,23 +245,24 @@ def _own_scores(scorer, block: int, images, texts, drawn):
     return lax.map(score, collectives.split_blocks((images, texts), block)).reshape(-1)
 
 
-def _triplets(scorer, meeting, images, texts, valid, drawn):
+def _triplets(scorer, meeting, mining, images, texts, valid, offered, drawn):
     def shard(axes, rows, drawn):
-        images, texts, valid, index = rows
+        images, texts, valid, offered, index = rows
         own = _own_scores(scorer, meeting.block, images, texts, drawn)
-        return own, *_search(scorer, meeting, axes, images, texts, valid, index, drawn)
+        images, texts = (_Rows(side, valid, offered, index, own) for side in (images, texts))
+        return own, *_search(scorer, meeting, mining, axes, images, texts, drawn)
 
     index = jnp.arange(valid.shape[0], dtype=jnp.int32)
-    return collectives.over_batch(shard, (images, texts, valid, index), drawn)
+    return collectives.over_batch(shard, (images, texts, valid, offered, index), drawn)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _triplet_scores(scorer, meeting: collectives.Meeting, images, texts, valid, drawn):
-    """Scores [B] of the own pair, the hardest text and the hardest image of every row; -inf where there is none.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _triplet_scores(scorer, meeting: collectives.Meeting, mining: Mining, images, texts, valid, offered, drawn):
+    """Scores of every row: own pair [B], hardest texts and images [B, k]; -inf where there is none.
 
     And the moments of all scores, which have no gradient.
     """
-    own, hard_text, hard_image, moments = _triplets(scorer, meeting, images, texts, valid, drawn)
+    own, hard_text, hard_image, moments = _triplets(scorer, meeting, mining, images, texts, valid, offered, drawn)
     return own, hard_text.score, hard_image.score, moments
 
 
@@ -255,20 +270,20 @@ def _triplet_scores(scorer, meeting: collectives.Meeting, images, texts, valid, 
 
 
 class _Hardest(NamedTuple):
-    """The hardest partner of every row: its index in the global batch, and the derivative of the loss by its score."""
+    """Hardest partners of every row: indices in the global batch, and derivatives of the loss by their scores."""
 
     index: jax.Array
     cotangent: jax.Array
 
 
-def _forward(scorer, meeting, *arrays):
-    own, hard_text, hard_image, moments = _triplets(scorer, meeting, *arrays)
+def _forward(scorer, meeting, mining, *arrays):
+    own, hard_text, hard_image, moments = _triplets(scorer, meeting, mining, *arrays)
     return (own, hard_text.score, hard_image.score, moments), (arrays, hard_text.index, hard_image.index)
 
 
-def _backward(scorer, meeting, kept, cotangents):
-    """The derivative of the `3 B` scores, each pair computed where its home row lives."""
-    (images, texts, valid, drawn), hard_text, hard_image = kept
+def _backward(scorer, meeting, mining, kept, cotangents):
+    """The derivative of the `(1 + 2 k) B` scores, each pair computed where its home row lives."""
+    (images, texts, valid, _, drawn), hard_text, hard_image = kept
     index = jnp.arange(valid.shape[0], dtype=jnp.int32)
     d_own, d_hard_text, d_hard_image, _ = cotangents
     hardest = _Hardest(hard_text, d_hard_text), _Hardest(hard_image, d_hard_image)
@@ -277,7 +292,7 @@ def _backward(scorer, meeting, kept, cotangents):
     )
     # A mask has no gradient.
     by_side = lambda gradient, side: Side(gradient.astype(side.vectors.dtype), None)  # pyright: ignore[reportArgumentType]
-    return by_side(d_images, images), by_side(d_texts, texts), None, None
+    return by_side(d_images, images), by_side(d_texts, texts), None, None, None
 
 
 _triplet_scores.defvjp(_forward, _backward)
@@ -295,11 +310,17 @@ def _shard_gradient(scorer, meeting, axes, rows, drawn):
 
     def visit(home_sums, guest, guest_sums):
         guest_side, guest_index, guest_hardest = guest
-        sides, sums = (home, guest_side), (home_sums, guest_sums)
-        at_home, cotangent = _localise(guest_hardest, index)
-        sums = add_pairs(sides, sums, (at_home, None), cotangent)
-        visiting, cotangent = _localise(home_hardest, guest_index)
-        return add_pairs(sides, sums, (None, visiting), cotangent)
+        sides = home, guest_side
+
+        def add_column(sums, hardest):
+            of_guests, of_home = hardest
+            at_home, cotangent = _localise(of_guests, index)
+            sums = add_pairs(sides, sums, (at_home, None), cotangent)
+            visiting, cotangent = _localise(of_home, guest_index)
+            return add_pairs(sides, sums, (None, visiting), cotangent), None
+
+        columns = jax.tree.map(jnp.transpose, (guest_hardest, home_hardest))
+        return lax.scan(add_column, (home_sums, guest_sums), columns)[0]
 
     (home, guest), (home_hardest, guest_hardest) = home_first((images, texts)), home_first(hardest)
     zeros = home_first((jnp.zeros(images.vectors.shape), jnp.zeros(texts.vectors.shape)))

@@ -96,7 +96,7 @@ def total_loss(
       features: of the global batch, inside a mesh sharded on their leading axis.
       learnt: mapping of the scalars of `scales`, exponentiated where they are logarithmic.
       settings: `config.objective`.
-      step: scalar, for the warm-ups.
+      step: scalar, for the warm-ups and what else grows.
       rng: key, for what is drawn; None where nothing is.
     Returns:
       loss, and float32 metrics: `loss/total`, and for each active term `loss/NAME`, `weight/NAME`, `NAME/...`.
@@ -104,7 +104,7 @@ def total_loss(
     total, metrics = jnp.float32(0), {}
     for objective in switched_on(settings):
         name, weight = objective.name, warm_up(objective.settings, step)
-        loss, details = objective.loss(features, learnt, rng)
+        loss, details = objective.loss(features, {**learnt, "step": step}, rng)
         total += weight * loss
         metrics |= {f"loss/{name}": loss, f"weight/{name}": weight}
         metrics |= {f"{name}/{detail}": value for detail, value in details.items()}

@@ -110,12 +110,15 @@ class Watch:
         term, limit = self._config.objective[name], self._config.log.dead_after
         gap, active = values[f"{name}/gap"], values[f"{name}/active"]
         alike = abs(gap) <= COLLAPSED_GAP * term.margin and active > COLLAPSED_ACTIVE
+        if term.get("negatives") == "semi_hard":  # the nearest below the own pair is near in any large batch
+            alike = alike and values[f"{name}/spread"] < term.margin
         self._alike[name] = self._alike.get(name, 0) + 1 if alike and step > term.warmup_steps else 0
+        others = f", choose other config.objective.{name}.negatives" if "negatives" in term else ""
         if self._say and limit and self._alike[name] == limit:
             self._say(
                 f"step {step}: {name} has collapsed: for {limit} steps (config.log.dead_after) own pairs have scored "
                 f"within a tenth of config.objective.{name}.margin ({term.margin}) of their hardest negatives (gap "
                 f"{gap:.3g}, active {active:.2f}, spread of all scores {values[f'{name}/spread']:.3g}); "
-                f"config.objective.{name}.weight ({term.weight}) brings nothing now: lower it, raise "
-                f"config.objective.{name}.warmup_steps ({term.warmup_steps}), or see docs/powerset.md"
+                f"config.objective.{name}.weight ({term.weight}) brings nothing now: lower it{others}, or raise "
+                f"config.objective.{name}.warmup_steps ({term.warmup_steps}); see docs/powerset.md"
             )

@@ -29,10 +29,14 @@ def setting(source, **settings):
 
 
 @pytest.mark.parametrize(
-    "dense, every, slices", [pytest.param("full", 1, (2, 4), marks=pytest.mark.slow), ("value", 2, (4,))]
+    "dense, every, slices, share_steps",
+    [pytest.param("full", 1, (2, 4), 0, marks=pytest.mark.slow), ("value", 2, (4,), 9)],
 )
-def test_accumulation_gives_the_gradient_of_the_whole_batch(source, dense, every, slices):
+def test_accumulation_gives_the_gradient_of_the_whole_batch(source, dense, every, slices, share_steps):
+    """Also where patches and the powerset's negatives are drawn: once for the batch, whatever the slices."""
     config, model, batch = setting(source, model__patch_dropout=0.5, model__dense=dense, data__region_text_every=every)
+    drawn = {"negatives": "hardest_of", "negative_share_steps": share_steps} if share_steps else {}
+    config.objective.powerset.update(drawn)
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     params = states.create(model, optimizers.make_optimizer(config), mesh, 0).params
     batch["weight"] = batch["weight"].at[3].set(0)

@@ -81,7 +81,12 @@ def test_a_collapsed_term_is_said_once_a_collapse(tmp_path):
     assert [line.partition(":")[0] for line in said] == ["step 8", "step 13"]
     for part in ("powerset has collapsed", "powerset.margin (0.2)", "gap -0.019", "spread of all scores 0.01"):
         assert part in said[0]
+    said.clear()
+    seen = watch(tmp_path, said, log__dead_after=1, objective__powerset__negatives="semi_hard")
+    for step, spread in enumerate([0.3, 0.1], 1):  # near as the choice makes it, and then with all scores alike
+        seen.see(step, SOUND | alike | {"powerset/spread": spread})
+    assert [line.partition(":")[0] for line in said] == ["step 2"]
     silent = watch(tmp_path, said, log__dead_after=0)
     for step in range(1, 9):
         silent.see(step, SOUND | alike)
-    assert len(said) == 2
+    assert len(said) == 1
