@@ -1,6 +1,6 @@
 """CLIPSelf on COCO's boxes, the baseline: regions learn from their own crops, nothing else (Wu et al. 2024).
 
-Batch, epochs, resolution, learning rate, weight decay and warm-up are those of its
+Batch, epochs, resolution, frame, learning rate, weight decay and warm-up are those of its
 scripts/train_clipself_coco_region_proposals_eva_vitb16.sh; alpha 0.7 between start and end is tools.interpolate's.
 docs/parity.md lists what differs.
 """
@@ -16,6 +16,7 @@ def get_config():
     config.batch_size = 16
     config.total_epochs = 6.0
     config.data.image_size = 1024
+    config.data.resize_mode = "letterbox"  # the longest side 1024, padded right and below
     config.objective.global_contrastive.weight = 0.0
     config.objective.lexeme_region.weight = 0.0
     config.objective.global_region.mode = "crop"

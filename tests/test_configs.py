@@ -119,6 +119,7 @@ def test_fine_tuning_has_the_published_recipes():
         assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-5, 0.1)
         assert config.init and config.model.dense == "value" and config.objective.region_pooling == "roi_align"
     assert (own.batch_size, own.total_epochs, own.data.image_size) == (16, 6, 1024)
+    assert [config.data.resize_mode for config in (harmo, fine, own)] == ["squash", "squash", "letterbox"]
     assert weights("coco_clipself_vitb16") == {"global_region": 1.0}
     terms = {"global_contrastive": 1.0, "lexeme_region": 1.0, "global_region": 1.0}
     assert weights("coco_harmoclip_vitb16") == weights("coco_fineclip_vitb16") == terms
