@@ -15,7 +15,6 @@ from absl import flags
 from ml_collections import config_flags
 import numpy as np
 import rich.console
-import rich.progress
 import rich.table
 
 from harmopower import command
@@ -23,6 +22,7 @@ from harmopower import config as configs
 from harmopower.data import files, records
 from harmopower.data.annotations import overlays
 from harmopower.data.inspecting import batches, cards, choosing, page, statistics
+from harmopower.data.preparing import progress
 from harmopower.data.tokenize import Tokenizer
 from harmopower.errors import CommandError, ConfigError
 
@@ -71,7 +71,7 @@ def inspect_data(data) -> None:
     found = statistics.Statistics(tokenizer, data.context_length, data.image_size)
     chosen = choosing.Chosen(SAMPLES.value, SEED.value)
     count = min(len(source), LIMIT.value or len(source))
-    for index in tracked(np.linspace(0, len(source) - 1, count).round().astype(int).tolist(), "looking"):
+    for index in progress.tracked(np.linspace(0, len(source) - 1, count).round().astype(int).tolist(), "looking"):
         example = source[index]
         chosen.show(index, found.add(example), len(example["regions"]))
     name = f"{data.source} {data.split}" + (f" with {ANNOTATIONS.value}" if ANNOTATIONS.value else "")
@@ -84,12 +84,6 @@ def inspect_data(data) -> None:
             *((row[0], f"mean {row[1]}, median {row[3]}, most {row[5]}") for row in statistics.rows(summary)),
         ]
         write(page.render(made, name, facts))
-
-
-def tracked(values, what: str):
-    """The values, with a bar on a terminal."""
-    console = rich.console.Console(stderr=True)
-    return rich.progress.track(values, what, console=console, disable=not sys.stderr.isatty())
 
 
 def inspect_batch(config, step: int) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import time
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -216,11 +218,35 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder, capsys, monkeypatch):
     assert _run(folder, [GOOD]) == 0
 
 
-def test_a_line_a_minute_tells_how_far_a_job_is(capsys, monkeypatch):
+def test_the_line_tells_how_far_a_job_is(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with progress.Progress("data/own", 4 * 2**30, 2**30, 4, 1) as shown:
-        for now[0] in (30.0, 60.0, 90.0):
+        assert shown.line().endswith("0 examples, 0 a second, no task done yet")
+        for now[0] in (30.0, 60.0):
             shown.advance(2**30 // 2, 600)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line == "data/own: 3 of 4 tasks, 2.0 GiB of 4.0 GiB, 1200 examples, 20 a second, 2 min left"
+    assert shown.line() == "data/own: 3 of 4 tasks, 2.0 GiB of 4.0 GiB, 1200 examples, 20 a second, 2 min left"
+
+
+def test_the_line_comes_while_a_task_takes_long_and_no_more_after_the_end(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_EVERY_SECONDS", 0.01)
+    with progress.Progress("data/own", 100, 0, 2, 0) as shown:
+        shown.advance(50, 7)
+        while not (said := capsys.readouterr().out):
+            time.sleep(0.01)
+    assert said.startswith("data/own: 1 of 2 tasks, 0.0 MiB of 0.0 MiB, 7 examples")
+    time.sleep(0.03)
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert capsys.readouterr().out == ""
+
+
+def test_values_are_counted_a_line_a_minute(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for value in progress.tracked(range(5000), "looking"):
+        now[0] = value / 32
+    assert capsys.readouterr().err.splitlines() == [
+        "looking: 1921 of 5000, 32 a second, 2 min left",
+        "looking: 3841 of 5000, 32 a second, 1 min left",
+    ]

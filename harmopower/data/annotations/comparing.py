@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harmopower.data import records
 from harmopower.data.annotations import overlays
+from harmopower.data.preparing import progress
 from harmopower.errors import CommandError
 
 
@@ -53,7 +54,7 @@ def compare(directory, split: str, names: str, limit: int = 0) -> collections.Co
     """Counts of phrases: in the records, in the overlay, in both."""
     found: collections.Counter = collections.Counter()
     plain, overlaid = records.read(directory, split), overlays.read(directory, split, names)
-    for index in range(min(len(plain), limit or len(plain))):
+    for index in progress.tracked(range(min(len(plain), limit or len(plain))), "comparing"):
         theirs, ours = _spans(plain[index]), _spans(overlaid[index])
         for name, (one, other) in {
             "spans": (ours.keys(), theirs.keys()),

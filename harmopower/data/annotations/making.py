@@ -7,7 +7,7 @@ or at once has the same bytes.
 
 import argparse
 import collections
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import itertools
@@ -17,6 +17,7 @@ import time
 from harmopower.data import annotations, files, jobs, records, shards
 from harmopower.data.annotations import overlays, protocol
 from harmopower.data.preparing import plan as plans
+from harmopower.data.preparing import progress
 from harmopower.data.readers.protocol import Unit, fingerprint
 
 FOLDER, PLAN = "making", "plan.json"
@@ -162,12 +163,12 @@ def join(directory, name: str, plan: plans.Plan) -> dict:
     return info
 
 
-def _join_split(folder: Path, split: str, paths: Iterable[Path]) -> dict:
+def _join_split(folder: Path, split: str, paths: list[Path]) -> dict:
     """One file of all: a reader of many small ones would open one for nearly every record."""
     name = overlays.line_file(split)
     count = 0
     with shards.writing(folder / name) as writer:
-        for line in itertools.chain.from_iterable(map(shards.read, paths)):
+        for line in itertools.chain.from_iterable(map(shards.read, progress.tracked(paths, f"joining {split}"))):
             writer.write(line)
             count += 1
     return {"file": name, "examples": count, "sha256": files.sha256(folder / name)}
