@@ -221,7 +221,7 @@ def _named(name: str, make: Callable[[], Run]) -> Run:
 
 
 def _checked(path: str, changes: Mapping[str, object], start: str):
-    """The config of a file with changes, checked as far as it can be without data, devices and weights to start from."""
+    """The config of a file with changes, checked as far as it can be without data, devices and starting weights."""
     config = configs.load(path)
     for key in changes:
         configs.check_key(key)
