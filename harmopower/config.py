@@ -150,6 +150,7 @@ SETTINGS = {
     "objective.global_region.crop_chunk": Setting(
         1, Whole(0, 1024), "crops of an image that are encoded at once, memory against speed; 0 = all", FREE
     ),
+    "objective.global_region.crop_size": Setting(0, Whole(0, 8192), "side of the crops in pixels; 0 = the image's"),
     "objective.global_region.temperature": Setting(
         "shared", Choice(("shared", "own")), "logit_scale, or a scale of its own"
     ),

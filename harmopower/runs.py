@@ -12,7 +12,7 @@ from harmopower.evaluation.encoder import Encoder
 from harmopower.evaluation.suite import Found
 from harmopower.models import clip
 from harmopower.objectives import total
-from harmopower.training import groups
+from harmopower.training import groups, teacher
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
 from harmopower.training.checkpoints import CheckpointGone, Checkpoints
@@ -25,6 +25,7 @@ def check(config, platform: str) -> None:
       ConfigError: names the key, the value and the rule.
     """
     clip.grid(config)
+    teacher.check(config)
     groups.parse(config.optimizer.groups)
     suites.chosen(config.evaluation.suite)
     if config.model.attention == "cudnn" and platform != "gpu":

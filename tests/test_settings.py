@@ -122,6 +122,7 @@ WRONG = {
     "objective.global_region.duplicates": [""],
     "objective.global_region.teacher": ["student", ""],
     "objective.global_region.crop_chunk": ["-1"],
+    "objective.global_region.crop_size": ["-1", "225"],
     "data.max_region_crops": ["-1", "1025"],
     "mesh.tensor": ["0", "-1"],
     "checkpoint.keep": ["0"],

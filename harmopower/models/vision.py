@@ -159,25 +159,28 @@ def draw_patches(
 
 
 def crop_boxes(
-    images: UInt8[AnyArray, "B H W 3"], boxes: Real[AnyArray, "B M 4"], enlargement: float
-) -> Float[Array, "B M H W 3"]:
-    """Cuts out each box, enlarged about its centre, and resizes it to the size of the images (bilinear, antialiased).
+    images: UInt8[AnyArray, "B H W 3"], boxes: Real[AnyArray, "B M 4"], enlargement: float, side: int = 0
+) -> Float[Array, "B M height width 3"]:
+    """Cuts out each box, enlarged about its centre, and resizes it (bilinear, antialiased).
 
     Args:
       images: uint8 `[B, H, W, 3]`.
       boxes: `[B, M, 4]` as y0, x0, y1, x1 in shares of the image; one without area gives an arbitrary crop.
+      side: of the crops, in pixels; 0: they have the size of the images.
 
     Returns:
-      float32 `[B, M, H, W, 3]`, pixels in 0..1; black where the enlarged box leaves the image.
+      float32 `[B, M, height, width, 3]`, pixels in 0..1; black where the enlarged box leaves the image.
     """
-    size = jnp.array(images.shape[1:3], jnp.float32)
+    shape = (side, side, 3) if side else images.shape[1:]
+    old, new = (jnp.array(sizes[:2], jnp.float32) for sizes in (images.shape[1:], shape))
 
     def crop(image, box):
         extent = jnp.maximum(box[2:] - box[:2], 1e-3) * enlargement
         start = (box[:2] + box[2:] - extent) / 2
-        # An input pixel p lands on p / extent - start * size / extent.
+        # An input pixel p lands on p * (new / old) / extent - start * new / extent.
+        scale, shift = new / old / extent, -start * new / extent
         return jax.image.scale_and_translate(
-            image.astype(jnp.float32) / 255, image.shape, (0, 1), 1 / extent, -start * size / extent, method="linear"
+            image.astype(jnp.float32) / 255, shape, (0, 1), scale, shift, method="linear"
         )
 
     return jax.vmap(jax.vmap(crop, (None, 0)))(images, boxes)

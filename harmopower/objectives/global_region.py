@@ -35,8 +35,8 @@ class GlobalRegion(Objective):
         """Regions, which of them are equal, and a pass over their texts or crops."""
         if self.settings.mode == "text":
             return Needs(regions=True, groups=True, region_text=True)
-        settings = self.settings
-        return Needs(regions=True, groups=True, crops=True, teacher=settings.teacher, crop_chunk=settings.crop_chunk)
+        of_crops = {name: self.settings[name] for name in ("teacher", "crop_chunk", "crop_size")}
+        return Needs(regions=True, groups=True, crops=True, **of_crops)
 
     def features(self, towers: Towers, shared: Features) -> dict[str, AnyArray]:
         """`targets` [B, R, D], or of crops [B, C, D], L2-normalised, and their `mask`: the region has one."""

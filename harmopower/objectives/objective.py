@@ -31,6 +31,7 @@ class Needs(NamedTuple):
       crops: a pass of the image tower over the enlarged boxes.
       teacher: whose pass that is, a value of `objective.global_region.teacher`; "" where nobody asks.
       crop_chunk: crops of an image that are encoded at once; 0 for all.
+      crop_size: their side in pixels; 0 for that of the images.
     """
 
     regions: bool = False
@@ -41,6 +42,7 @@ class Needs(NamedTuple):
     crops: bool = False
     teacher: str = ""
     crop_chunk: int = 0
+    crop_size: int = 0
 
 
 class Scale(NamedTuple):

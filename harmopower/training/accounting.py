@@ -174,6 +174,8 @@ def _crops(config, hardware: bool) -> float:
     if not needs.crops:
         return 0.0
     filled = -count % min(needs.crop_chunk or count, count) if hardware else 0
+    config = config.copy_and_resolve_references()
+    config.data.image_size = needs.crop_size or config.data.image_size
     return (count + filled) * image_flops(config, whole=True)
 
 

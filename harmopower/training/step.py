@@ -177,10 +177,10 @@ def encode(model: CLIP, params, batch, config, crops_by=None) -> Features:
         extra["region_text"] = _region_texts(encode_text, batch["box_tokens"], config.data.region_text_every)
         extra["region_text_content"] = content_tokens(batch["box_tokens"], model.eot_id)
     if needs.crops:
-        fixed = teacher.without_gradient(params, crops_by)
-        encode_image = lambda crops: _apply(model, fixed, crops, method="encode_image").pooled
+        tower = teacher.at_side(model, teacher.without_gradient(params, crops_by), needs.crop_size)
+        encode_image = lambda crops: _apply(*tower, crops, method="encode_image").pooled
         boxes = batch["boxes"][:, : teacher.crop_rows(config.data)]
-        extra["crops"] = teacher.encode_crops(encode_image, batch["image"], boxes, needs.crop_chunk)
+        extra["crops"] = teacher.encode_crops(encode_image, batch["image"], boxes, needs.crop_chunk, needs.crop_size)
     return total.gather_features(Towers(image, text, batch, **extra), objective, model.grid)
 
 

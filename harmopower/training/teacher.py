@@ -9,7 +9,8 @@ sharded as the parameters are; of CLIP's towers that is a bit more than half of 
 
 Crops are encoded chunk by chunk, `objective.global_region.crop_chunk` of each image at a time, so that the memory they
 take is that of one chunk, forward only, however many boxes an image has. Chunks go along the boxes, not the images:
-every device keeps its own rows.
+every device keeps its own rows. They may be smaller than the image, `objective.global_region.crop_size`: CLIPSelf's
+teacher sees 224 pixels, the size it was trained at, where the image has 1024; its positions are resampled to that.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from harmopower.models import vision
+from harmopower.errors import ConfigError
+from harmopower.models import presets, vision
+from harmopower.models.clip import CLIP
 from harmopower.objectives import total
 
 ENLARGEMENT = 1.5  # of a box, about its centre; METHOD section 5, CLIPSelf and FineCLIP
@@ -46,12 +49,31 @@ def without_gradient(params, teacher):
     return jax.lax.stop_gradient({**params, TOWER: (teacher or params)[TOWER]})
 
 
+def at_side(model: CLIP, params, side: int):
+    """The model and parameters that encode images of that side, positions resampled; 0: those of the run's images."""
+    if not side or side == model.image_size:
+        return model, params
+    smaller, tower = model.clone(image_size=side), params[TOWER]
+    position = vision.resample_position(tower["position"], smaller.grid[0])
+    return smaller, {**params, TOWER: {**tower, "position": position}}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError where `crop_size` is no multiple of the patch size."""
+    side, patch_size = config.objective.global_region.crop_size, presets.get(config.model.preset).patch_size
+    if side % patch_size:
+        raise ConfigError(
+            f"config.objective.global_region.crop_size {side} is no multiple of the patch size {patch_size} of "
+            f"config.model.preset {config.model.preset}"
+        )
+
+
 def crop_rows(data: ConfigDict) -> int:
     """C, how many of an image's regions have their crops encoded, the first ones."""
     return min(data.max_region_crops or data.max_boxes, data.max_boxes)
 
 
-def encode_crops(encode: Callable, images, boxes, chunk: int) -> jax.Array:
+def encode_crops(encode: Callable, images, boxes, chunk: int, side: int = 0) -> jax.Array:
     """The embeddings `[B, C, D]` of the enlarged boxes.
 
     Args:
@@ -59,6 +81,7 @@ def encode_crops(encode: Callable, images, boxes, chunk: int) -> jax.Array:
       images: uint8 `[B, H, W, 3]`.
       boxes: `[B, C, 4]` as y0, x0, y1, x1 in shares of the image; of one without area the embedding is arbitrary.
       chunk: boxes of each image that are encoded at once; 0 for all. The last chunk is filled up with empty boxes.
+      side: of the crops, in pixels; 0: that of the images.
     """
     rows, count, _ = boxes.shape
     size = min(chunk or count, count)
@@ -66,7 +89,7 @@ def encode_crops(encode: Callable, images, boxes, chunk: int) -> jax.Array:
     chunks = jnp.moveaxis(filled.reshape(rows, -1, size, 4), 1, 0)
 
     def encode_chunk(boxes):
-        crops = vision.crop_boxes(images, boxes, 1.0)
+        crops = vision.crop_boxes(images, boxes, 1.0, side)
         return encode(crops.reshape(-1, *crops.shape[2:])).reshape(rows, size, -1)
 
     found = jax.lax.map(encode_chunk, chunks)

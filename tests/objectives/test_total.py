@@ -184,8 +184,8 @@ def test_crop_mode_uses_the_crops(inputs):
     image_tower, text_tower, batch, _ = inputs
     terms = objective(global_region=1.0)
     terms.global_region.mode = "crop"
-    terms.global_region.teacher, terms.global_region.crop_chunk = "ema", 4
-    asked = Needs(regions=True, groups=True, crops=True, teacher="ema", crop_chunk=4)
+    terms.global_region.update({"teacher": "ema", "crop_chunk": 4, "crop_size": 32})
+    asked = Needs(regions=True, groups=True, crops=True, teacher="ema", crop_chunk=4, crop_size=32)
     assert total.active(terms) == asked
     terms.lexeme_region.weight, terms.lexeme_region.temperature = 1.0, "shared"
     assert total.active(terms) == asked._replace(phrases=True, alone_text=True)

@@ -138,6 +138,7 @@ def test_forward_is_what_is_traced(settings):
         {"model.pool": "mean", "model.dense": "value"},
         {"objective.global_region.mode": "crop", "objective.global_contrastive.kind": "sigmoid"},
         {"objective.global_region.mode": "crop", "data.max_region_crops": 2},
+        {"objective.global_region.mode": "crop", "objective.global_region.crop_size": 16},
         {"objective.global_region.mode": "crop", "objective.global_region.crop_chunk": 2},
         {"alone_text": True, "objective.powerset.weight": 0.0, "model.patch_dropout": 0.5},
         {

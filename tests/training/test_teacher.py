@@ -164,6 +164,22 @@ def test_a_run_is_taught_by_the_weights_that_it_starts_from(mesh, tmp_path):
     assert not pointers(state.start) & pointers(state.params)
 
 
+def test_crops_of_another_size_are_seen_with_resampled_positions(mesh):
+    """Of a box that is the whole image, the image itself at that size, by a model that is built for it."""
+    config, model, batch = common.micro_crops(data__image_size=48, objective__global_region__crop_size=32)
+    batch["boxes"] = np.tile(np.float32([0, 0, 1, 1]), (*batch["boxes"].shape[:2], 1))
+    params = states.create(model, optimizers.make_optimizer(config), mesh, 0).params
+    smaller = common.micro(data__image_size=32)[1]
+    assert smaller.grid == (2, 2) != model.grid
+    position = vision.resample_position(params["vision"]["position"], 2)
+    tower = {**params["vision"], "position": position}
+    images = jax.image.resize(batch["image"] / np.float32(255), (16, 32, 32, 3), "linear")
+    target = smaller.apply({"params": {**params, "vision": tower}}, images, method="encode_image").pooled
+    found = jax.jit(lambda params: steps.encode(model, params, batch, config))(params).own["global_region"]["targets"]
+    target = np.asarray(target / jnp.linalg.norm(target, axis=-1, keepdims=True))
+    np.testing.assert_allclose(found, np.where(batch["box_valid"][..., None], target[:, None], 0), atol=1e-5)
+
+
 def test_boxes_are_enlarged_about_their_centres_and_cut_at_the_edge():
     boxes = np.array([[0.4, 0.4, 0.6, 0.8], [0.0, 0.5, 0.4, 1.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
     expected = [[0.35, 0.3, 0.65, 0.9], [0.0, 0.375, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]
