@@ -1,7 +1,7 @@
 """CLIPSelf on COCO's boxes, the baseline: regions learn from their own crops, nothing else (Wu et al. 2024).
 
-Batch, epochs, resolution, frame, learning rate, weight decay and warm-up are those of its
-scripts/train_clipself_coco_region_proposals_eva_vitb16.sh; alpha 0.7 between start and end is tools.interpolate's.
+All settings are those of its scripts/train_clipself_coco_region_proposals_eva_vitb16.sh and of the defaults behind it;
+alpha 0.7 between start and end is tools.interpolate's.
 docs/parity.md lists what differs.
 """
 
@@ -20,5 +20,10 @@ def get_config():
     config.objective.global_contrastive.weight = 0.0
     config.objective.lexeme_region.weight = 0.0
     config.objective.global_region.mode = "crop"
-    config.optimizer.groups = "lock_text,logit_scale=0"
+    config.objective.global_region.teacher = "start"
+    config.objective.global_region.crop_size = 224  # what the teacher was trained at
+    config.objective.global_region.crop_chunk = 5  # two images a device
+    config.optimizer.groups = "lock_text,lock_image,vision/transformer/blocks/*=1,logit_scale=0"  # its 12 groups
+    config.optimizer.clip_norm = 0.0
+    config.optimizer.epsilon = 1e-6
     return config

@@ -9,11 +9,12 @@ from ml_collections.config_flags import config_flags
 import pytest
 
 from harmopower import config as configs
-from harmopower import durations
+from harmopower import durations, settings
 from harmopower.errors import ConfigError
 from harmopower.models import clip
 from harmopower.objectives import total
 from harmopower.training import groups
+from harmopower.training import state as states
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))}
 LARGE = sorted(FILES.keys() - {"scenes"})
@@ -57,13 +58,13 @@ def test_is_valid_on_8_and_64_devices(name):
     many = 64 if config.batch_size % 64 == 0 else 16  # a batch of 16 is for two nodes at most
     for devices, processes in ((8, 1), (many, 8)):
         configs.validate(config, devices, processes)
-    assert configs.differences(config, configs.from_json(configs.to_json(config))) == []
+    assert settings.differences(config, configs.from_json(configs.to_json(config))) == []
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_config_flag_reads_the_same(name):
     flag = config_flags.ConfigFileFlagParser("config").parse(str(FILES[name]))
-    assert configs.differences(flag, configs.load(FILES[name])) == []
+    assert settings.differences(flag, configs.load(FILES[name])) == []
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -103,7 +104,7 @@ def test_runs_differ_in_what_their_names_say():
     assert not any(needs)
 
     def changes(old, new):
-        return configs.differences(configs.load(FILES[old]), configs.load(FILES[new]))
+        return settings.differences(configs.load(FILES[old]), configs.load(FILES[new]))
 
     assert changes("cc12m_clip_vitb16", "cc12m_clip_meanpool_vitb16") == ["config.model.pool: 'cls' -> 'mean'"]
     assert changes("cc12m_powerclip_vitb16", "cc12m_powerclip_vitb16_boxes") == [
@@ -124,6 +125,10 @@ def test_fine_tuning_has_the_published_recipes():
     terms = {"global_contrastive": 1.0, "lexeme_region": 1.0, "global_region": 1.0}
     assert weights("coco_harmoclip_vitb16") == weights("coco_fineclip_vitb16") == terms
     assert [config.objective.global_region.mode for config in (harmo, fine, own)] == ["text", "crop", "crop"]
+    assert [config.objective.global_region.teacher for config in (fine, own)] == ["self", "start"]
+    assert own.objective.global_region.crop_size == 224 and own.data.resize_mode == "letterbox"
+    for config in (fine, own):  # open_clip's, whose trainer both have
+        assert (config.optimizer.epsilon, config.optimizer.clip_norm, config.data.max_boxes) == (1e-6, 0, 20)
     durations.in_steps(harmo, examples=118_287)
     assert harmo.total_steps == 4620
     flickr = configs.load(FILES["flickr30k_harmoclip_vitb16"])
@@ -133,9 +138,16 @@ def test_fine_tuning_has_the_published_recipes():
         groups.parse(configs.load(FILES[name]).optimizer.groups)
 
 
+def test_clipself_trains_the_blocks_of_the_image_tower_alone():
+    config = configs.load(FILES["coco_clipself_vitb16"])
+    model = clip.from_config(config, CLIP_VOCABULARY, CLIP_VOCABULARY - 1, total.scales(config.objective))
+    for key, factors in groups.factors(config.optimizer, states.shapes(model)).items():
+        assert (factors == (key[:3] == ("vision", "transformer", "blocks"))).all(), key
+
+
 def test_parity_with_open_clip():
     ours, theirs = (configs.load(FILES[f"cc12m_{name}_vitb16"]) for name in ("clip", "openclip_parity"))
-    assert configs.differences(ours, theirs) == [
+    assert settings.differences(ours, theirs) == [
         "config.data.crop_aspect: 'relative' -> 'absolute'",
         "config.data.resize_mode: 'squash' -> 'shortest'",
         "config.model.activation: 'quick_gelu' -> 'gelu'",
