@@ -160,8 +160,14 @@ SETTINGS = {
     "objective.powerset.weight": Setting(0.2, WEIGHT, "subsets of regions against phrases; 0 = off"),
     "objective.powerset.warmup_steps": Setting(0, Whole(0, STEPS), "over which the weight grows from 0", HISTORY),
     "objective.powerset.method": Setting(
-        "nla", Choice(("exact", "nla", "sampled")), "all subsets (M up to 12), aggregators of linear cost, Monte Carlo"
+        "nla",
+        Choice(("exact", "nla", "sampled", "single")),
+        "all subsets (M up to 12), aggregators of linear cost, Monte Carlo, or single regions in place of subsets",
     ),
+    "objective.powerset.direction": Setting(
+        "both", Choice(("both", "tree_to_region", "region_to_tree")), "T2R and R2T (nla: T1 and T2), or one alone"
+    ),
+    "objective.powerset.words": Setting("phrases", Choice(("phrases", "tokens")), "tokens: each by itself, no sums"),
     "objective.powerset.temperature": Setting(1e-3, Real(1e-9, 1e3), "tau of the aggregators"),
     "objective.powerset.zeta": Setting(0.75, Real(0, 1), "weight of log cosh in the aggregator T2"),
     "objective.powerset.margin": Setting(0.2, Real(0, 1e3), "delta of the triplet loss"),

@@ -90,6 +90,8 @@ WRONG = {
     "objective.lexeme_region.duplicates": ["negatives"],
     "objective.global_region.mode": ["image"],
     "objective.powerset.method": ["exakt"],
+    "objective.powerset.direction": ["t2r"],
+    "objective.powerset.words": ["leaves"],
     "objective.powerset.temperature": ["0", "nan"],
     "objective.powerset.margin": ["-0.2"],
     "objective.powerset.phrase_norm": ["mean"],

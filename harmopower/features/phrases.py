@@ -28,6 +28,15 @@ def sum_phrases(
     return summed.astype(tokens.dtype), mask
 
 
+def phrase_leaves(
+    tokens: Float[AnyArray, "B T D"], phrases: Bool[AnyArray, "B K T"]
+) -> tuple[Float[Array, "B T D"], Bool[AnyArray, "B T"]]:
+    """Powerset phrases of one leaf each: the L2-normalised tokens [B, T, D], and bool [B, T], those in a phrase of
+    `sum_phrases`, so that an ablation without sums sees the same words."""
+    mask = jnp.any(phrases & (phrases.sum(-1, keepdims=True) >= 2), axis=1)
+    return normalise(tokens).astype(tokens.dtype), mask
+
+
 def pool_lexemes(
     tokens: Float[AnyArray, "B T D"],
     phrases: Bool[AnyArray, "B K T"],

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from harmopower.arrays import AnyArray
-from harmopower.features.phrases import sum_phrases
+from harmopower.features.phrases import phrase_leaves, sum_phrases
 from harmopower.objectives import search, subsets
 from harmopower.objectives.contrastive import row_weights
 from harmopower.objectives.mining import PAPER, SCALE, START, Mining
@@ -63,8 +63,8 @@ def region_to_tree(
       s: [..., M, K] inner products of regions and phrases.
       region_mask: bool [..., M].
       phrase_mask: bool [..., K].
-      method: "exact" (M at most 12, by the low-high split of the subset sums), "nla" (the aggregator T2) or "sampled"
-        (the mean over `samples` uniform subsets, the same ones for every leading index).
+      method: "exact" (M at most 12, by the low-high split of the subset sums), "nla" (the aggregator T2), "sampled"
+        (the mean over `samples` uniform subsets, the same ones for every leading index) or "single" (over regions).
       temperature, zeta: of T2; zeta weighs the log cosh (our reading of the paper).
       samples, rng: of "sampled"; the key is then needed.
     Returns:
@@ -91,7 +91,7 @@ def dense_scores(
     Args:
       regions: [B_images, M, D]; region_mask: bool [B_images, M].
       phrases: [B_texts, K, D]; phrase_mask: bool [B_texts, K].
-      rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
+      rng, how: the fields of `How`; `rng` for "sampled".
     Returns:
       float32 [B_images, B_texts], differentiable.
     """
@@ -132,7 +132,7 @@ def powerset_loss(
       weight_rows: float [B]; the mean runs over the weighted rows, a row of weight 0 is no negative either. None: ones.
       block: images and texts of a tile; None chooses from the shapes.
       communication: how shards meet, "auto", "ring" or "gather" (see `harmopower.parallel.collectives`).
-      rng, how: `method`, `temperature`, `zeta`, `samples`, `score_norm` (see `How`); `rng` for "sampled".
+      rng, how: the fields of `How`; `rng` for "sampled".
       mining, offered, scale: which negatives are taken and how (see `search.triplet_loss`); the default is the paper's.
     Returns:
       loss, and metrics (see `search.triplet_loss`).
@@ -158,7 +158,7 @@ def powerset_loss(
 
 @dataclasses.dataclass(frozen=True)
 class _Scorer:
-    """The score of METHOD section 6, R2T + T2R; what is drawn are the subsets of "sampled"."""
+    """The score of METHOD section 6, R2T + T2R or one of them; what is drawn are the subsets of "sampled"."""
 
     how: How
 
@@ -176,15 +176,15 @@ class _Scorer:
     ) -> tuple[AnyArray, AnyArray]:
         regions = images.real()
         s = inner_products("pmd,pkd->mkp", regions, texts.vectors)
-        tree_to_region, region_to_tree = subsets.slopes(self.how, s, texts.mask.T, drawn)
-        slope = self._normalise(cotangent, images.mask.sum(1)) * (tree_to_region + region_to_tree)
+        count = images.mask.sum(1)
+        slope = self.how.join(*subsets.slopes(self.how, s, count, texts.mask.T, drawn))
+        slope = self._normalise(cotangent, count) * slope
         slope = jnp.where(images.mask.T[:, None, :], slope, 0)
         return inner_products("mkp,pkd->pmd", slope, texts.vectors), inner_products("mkp,pmd->pkd", slope, regions)
 
     def _scores(self, s, regions, phrase_mask, drawn):
         """Of a block [*, M, K, n]: [*, n]."""
-        tree_to_region, region_to_tree = subsets.aggregate(self.how, s, regions, phrase_mask, drawn)
-        return self._normalise(tree_to_region + region_to_tree, regions)
+        return self._normalise(self.how.join(*subsets.aggregate(self.how, s, regions, phrase_mask, drawn)), regions)
 
     def _normalise(self, scores, regions):
         return scores / jnp.maximum(regions, 1) if self.how.score_norm == "mean" else scores
@@ -200,8 +200,12 @@ class Powerset(Objective):
         return Needs(regions=True, phrases=True)
 
     def features(self, towers: Towers, shared: Features) -> dict[str, AnyArray]:
-        """`phrases` [B, K, D], sums of L2-normalised leaves, and their `mask` [B, K]."""
-        phrases, mask = sum_phrases(towers.text.tokens, towers.batch["phrases"], self.settings.phrase_norm)
+        """`phrases` [B, K, D], sums of L2-normalised leaves, or [B, T, D], the leaves; and their `mask`."""
+        tokens, members = towers.text.tokens, towers.batch["phrases"]
+        if self.settings.words == "tokens":
+            phrases, mask = phrase_leaves(tokens, members)
+        else:
+            phrases, mask = sum_phrases(tokens, members, self.settings.phrase_norm)
         return {"phrases": phrases, "mask": mask}
 
     def loss(self, features: Features, scales: Scalars, rng: PRNGKeyArray | None) -> Loss:
@@ -241,11 +245,12 @@ class Powerset(Objective):
     def flops(self, sizes: Sizes, hardware: bool = False) -> float:
         """Both sweeps; there is nothing that only the hardware sees."""
         drawn = self.settings.samples if self.settings.method == "sampled" else 0
-        return matrix_products(sizes.batch, sizes.regions, sizes.phrases, sizes.width, drawn, self._mining().count)
+        words = sizes.tokens if self.settings.words == "tokens" else sizes.phrases
+        return matrix_products(sizes.batch, sizes.regions, words, sizes.width, drawn, self._mining().count)
 
     def pooled(self, sizes: Sizes) -> int:
-        """Every token of the caption for every phrase."""
-        return sizes.phrases * sizes.tokens
+        """Every token of the caption for every phrase; single tokens are not pooled."""
+        return 0 if self.settings.words == "tokens" else sizes.phrases * sizes.tokens
 
 
 def matrix_products(batch: int, regions: int, phrases: int, width: int, drawn: int, count: int = 1) -> int:

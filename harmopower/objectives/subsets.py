@@ -22,24 +22,37 @@ from harmopower.objectives.contrastive import NOTHING
 _SAFE_FACTORS = 64
 
 
+CHOICES = {
+    "method": ("exact", "nla", "sampled", "single"),
+    "direction": ("both", "tree_to_region", "region_to_tree"),
+    "score_norm": ("sum", "mean"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class How:
     """How a pair is scored; the fields are the keys of `config.objective.powerset`."""
 
     method: str = "nla"
+    direction: str = "both"
     temperature: float = 1e-3
     zeta: float = 0.75
     samples: int = 256
     score_norm: str = "sum"
 
     def __post_init__(self):
-        for name, choices in (("method", ("exact", "nla", "sampled")), ("score_norm", ("sum", "mean"))):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"objective.powerset.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
                 )
         if self.method == "nla" and not self.temperature > 0:
             raise ValueError(f"objective.powerset.temperature is {self.temperature}; nla needs one above 0")
+
+    def join(self, tree_to_region: jax.Array, region_to_tree: jax.Array) -> jax.Array:
+        """What of both directions, or of their slopes, is the score."""
+        alone = {"tree_to_region": tree_to_region, "region_to_tree": region_to_tree}
+        return alone[self.direction] if self.direction in alone else tree_to_region + region_to_tree
 
     def check_regions(self, regions: int) -> None:
         """Raises ValueError where `exact` would have to enumerate too many subsets."""
@@ -87,12 +100,14 @@ def aggregate(
     """
     if how.method == "nla":
         return _nla(how, s, regions, phrase_mask)
+    if how.method == "single":
+        return _single(s, regions, phrase_mask)
     best = _exact if how.method == "exact" else partial(_sampled, subsets=subsets)
     return closed_tree_to_region(s, phrase_mask), best(s, phrase_mask)
 
 
 def _aggregate_forward(how, s, regions, phrase_mask, subsets):
-    return aggregate(how, s, regions, phrase_mask, subsets), (s, phrase_mask, subsets)
+    return aggregate(how, s, regions, phrase_mask, subsets), (s, regions, phrase_mask, subsets)
 
 
 def _aggregate_backward(how, kept, cotangents):
@@ -107,6 +122,7 @@ aggregate.defvjp(_aggregate_forward, _aggregate_backward)
 def slopes(
     how: How,
     s: Float[AnyArray, "*tile M K n"],
+    regions: Shaped[AnyArray, "..."],
     phrase_mask: Bool[AnyArray, "K n"],
     subsets: Float[AnyArray, "samples M"] | None,
 ) -> tuple[Float[Array, "*tile M K n"], Float[Array, "*tile M K n"]]:
@@ -116,6 +132,8 @@ def slopes(
     """
     if how.method == "nla":
         tree_to_region, region_to_tree = _nla_slopes(how, s, phrase_mask)
+    elif how.method == "single":
+        tree_to_region, region_to_tree = _single_slopes(s, regions, phrase_mask)
     else:
         winners = _exact_slope if how.method == "exact" else partial(_sampled_slope, subsets=subsets)
         tree_to_region, region_to_tree = (s > 0) / _phrase_count(phrase_mask), winners(s, phrase_mask)
@@ -278,3 +296,19 @@ def _sampled_slope(s, phrase_mask, subsets):
     regions = s.shape[-3]
     wins, _ = lax.scan(count_winners, jnp.zeros((regions,) + _without_regions(s)), _subset_chunks(subsets, regions))
     return jnp.moveaxis(wins, 0, -3) / len(subsets)
+
+
+# --- single: regions in place of subsets (PowerCLIP's ablation) ----------------------------------------------------
+
+
+def _single(s, regions, phrase_mask):
+    """The best single region of a phrase, or none, as among all subsets; the mean over regions of the best phrase."""
+    best = jnp.where(phrase_mask, s, NOTHING).max(-2).sum(-2)  # a masked region's is 0
+    region_to_tree = _zero_without_phrases(best / jnp.maximum(regions, 1), phrase_mask)
+    return _mean_over_phrases(jax.nn.relu(s.max(-3)), phrase_mask), region_to_tree
+
+
+def _single_slopes(s, regions, phrase_mask):
+    count = jnp.maximum(regions, 1)[..., None, None, :]
+    chosen = jnp.moveaxis(_winners(jnp.moveaxis(s, -3, -2)), -2, -3) * (s > 0) / _phrase_count(phrase_mask)
+    return chosen, _winners(jnp.where(phrase_mask, s, NOTHING)) / count

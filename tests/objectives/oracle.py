@@ -37,11 +37,21 @@ def t2(s, tau, zeta):
     return tau * np.logaddexp.reduce((half + zeta * log_cosh).sum(0))
 
 
-def score(s, method="nla", temperature=1e-3, zeta=0.75, score_norm="sum"):
+def single(s):
+    """T2R and R2T of single regions: a phrase takes the best region or none, a region the best phrase."""
+    if not s.size:
+        return 0.0, 0.0
+    return np.mean([max(0.0, *column) for column in s.T]), np.mean([max(row) for row in s])
+
+
+def score(s, method="nla", temperature=1e-3, zeta=0.75, score_norm="sum", direction="both"):
     if method == "exact":
-        total = tree_to_region(s) + region_to_tree(s)
+        both = tree_to_region(s), region_to_tree(s)
+    elif method == "single":
+        both = single(s)
     else:
-        total = t1(s, temperature) + t2(s, temperature, zeta)
+        both = t1(s, temperature), t2(s, temperature, zeta)
+    total = {"both": sum(both), "tree_to_region": both[0], "region_to_tree": both[1]}[direction]
     return total / max(len(s), 1) if score_norm == "mean" else total
 
 

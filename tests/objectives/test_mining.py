@@ -10,9 +10,10 @@ import pytest
 from test_powerset import example as powerset_example
 
 from harmopower.config import get_config
+from harmopower.models.clip import Encoded
 from harmopower.objectives import powerset, total
 from harmopower.objectives.mining import SHARE, Mining
-from harmopower.objectives.objective import Features
+from harmopower.objectives.objective import Features, Sizes, Towers
 
 
 @pytest.mark.parametrize("name", MENDS)
@@ -126,6 +127,19 @@ def test_settings_reach_the_loss():
     _, scale = total.scales(terms)
     by_scale = jax.grad(lambda s: total.total_loss(features, {scale.name: s}, terms, 0, None)[0])(np.exp(scale.start))
     assert scale.logarithmic and np.exp(scale.start) == pytest.approx(5) and by_scale != 0
+
+
+def test_single_tokens_are_the_words_of_the_phrases():
+    """`words=tokens` sees the tokens of phrases of two and more, one by one; its counted work is that of T phrases."""
+    tokens = np.random.default_rng(0).normal(size=(1, 4, 8)).astype(np.float32)
+    members = np.array([[[1, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]]], bool)
+    terms, features = powerset_term(words="tokens")
+    (term,) = total.switched_on(terms)
+    own = term.features(Towers(None, Encoded(None, tokens), {"phrases": members}), features)
+    np.testing.assert_array_equal(own["mask"], [[True, True, False, True]])
+    np.testing.assert_allclose(own["phrases"], tokens / np.linalg.norm(tokens, axis=-1, keepdims=True), rtol=1e-5)
+    sizes = Sizes(batch=8, regions=3, phrases=5, tokens=7, width=8, text_rows=3)
+    assert term.pooled(sizes) == 0 and term.flops(sizes) == powerset.matrix_products(8, 3, 7, 8, 0)
 
 
 @pytest.mark.parametrize(
