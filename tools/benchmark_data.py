@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from harmopower.data import files, pipeline, records, rows, shards, tokenize
+from harmopower.data import files, pipeline, records, shards, tokenize
 from harmopower.data.annotations import overlays
 from tools import benchmark_filters, benchmark_order, benchmark_rows
 from tools.benchmark_prepare import measure_prepare, show_prepare
@@ -206,11 +206,22 @@ def _lay_beside(folder, name: str, source) -> None:
 
 
 def _seconds_per_row(source, tokenizer, image_size: int) -> float:
-    options = rows.Options(image_size, context_length=77, max_phrases=20, max_boxes=10, min_crop_area=0.9)
-    started = time.process_time()
-    for index in range(len(source)):
-        rows.make_row(source[index], np.random.default_rng(index), tokenizer, options)
-    return (time.process_time() - started) / len(source)
+    pipe = pipeline.Pipeline(
+        source,
+        tokenizer,
+        seed=0,
+        batch_size=32,
+        image_size=image_size,
+        context_length=77,
+        max_phrases=20,
+        max_boxes=10,
+        min_crop_area=0.9,
+    )
+    steps = max(1, len(source) // 32)
+    started = time.thread_time()
+    for step in range(steps):
+        pipe.batch(step)
+    return (time.thread_time() - started) / (32 * steps)
 
 
 def show_overlays(result: dict, console: Console):
