@@ -16,9 +16,8 @@ import os
 from pathlib import Path
 import signal
 import socket
-import threading
 
-from harmopower.data import files
+from harmopower.data import files, orphans
 from harmopower.errors import UserError
 
 Work = Callable[[int], dict]
@@ -131,7 +130,7 @@ def _in_a_pool(perform: Work, numbers: list[int], workers: int) -> Iterator[tupl
     # Spawn, not fork: the parent may hold the threads of an accelerator runtime, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(numbers)), mp_context=context, initializer=_end_with_parent
+        min(workers, len(numbers)), mp_context=context, initializer=_start_worker
     )
     try:
         futures = {pool.submit(perform, number): number for number in numbers}
@@ -141,17 +140,10 @@ def _in_a_pool(perform: Work, numbers: list[int], workers: int) -> Iterator[tupl
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for it for ever; Ctrl-C ends it without a traceback of its own."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this is no worker"
+def _start_worker() -> None:
+    """Ctrl-C ends a worker without a traceback of its own."""
+    orphans.end_with_parent()
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _on_ray(perform: Work, numbers: Iterable[int], address: str) -> Iterator[tuple[int, dict]]:

@@ -22,7 +22,7 @@ from absl import flags, logging
 import grain
 import numpy as np
 
-from harmopower.data import contents, order, sources, tokenize
+from harmopower.data import contents, order, orphans, sources, tokenize
 from harmopower.data.rows import Batch, Options, empty_rows, make_rows
 
 _JUDGED_AFTER = 1000  # examples, or one epoch of a smaller data set, before the share of bad records counts
@@ -180,7 +180,7 @@ class Pipeline:
         if self._workers:
             _parse_flags()
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
-            slices = slices.mp_prefetch(options)
+            slices = slices.mp_prefetch(options, worker_init_fn=orphans.end_with_parent)
         # Closed as soon as the caller is done with it, so that neither threads nor workers outlive the run.
         with contextlib.closing(iter(slices)) as made:
             while True:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from absl import flags
 import grain
 
+from harmopower.data import orphans
 from harmopower.errors import RecordError
 from harmopower.evaluation.suite import Prepared, Task, View
 
@@ -43,7 +44,8 @@ def rows(task: Task, view: View, share: Share, threads: int, workers: int) -> gr
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain hands the flags to its workers; programs without absl have none
             flags.FLAGS(sys.argv[:1])
-        made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
+        made = made.mp_prefetch(options, worker_init_fn=orphans.end_with_parent)
     return iter(made)
 
 

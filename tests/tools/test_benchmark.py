@@ -246,3 +246,12 @@ def test_evaluation_is_set_against_decoding_and_the_forward_pass(capsys):
     assert result["share"] == pytest.approx((seconds["decode"] + seconds["forward"]) / seconds["evaluation"])
     benchmark.SUBCOMMANDS["evaluate"].show(result, Console())
     assert "6 JPEGs, tiny at 32" in capsys.readouterr().out
+
+
+def test_overlays_are_measured_against_the_same_in_the_records(capsys):
+    pytest.importorskip("skimage")
+    arguments = ["data", "--parts", "overlays", "--photographs", "3", "--repeats", "1", "--image-size", "16"]
+    assert benchmark.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["overlays"]
+    assert found["ratio"] == pytest.approx(found["medians"]["two overlays"] / found["medians"]["records"])
+    assert min(found["medians"].values()) > 0

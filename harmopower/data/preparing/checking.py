@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harmopower.data import images, records
+from harmopower.data import images, orphans, records
 from harmopower.data.preparing import progress
 from harmopower.errors import CommandError, RecordError
 
@@ -88,7 +88,7 @@ def _mapping(workers: int) -> Iterator[Callable]:
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, orphans.end_with_parent) as pool:
         yield pool.map
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harmopower.data import records, trees
+from harmopower.data import orphans, records, trees
 from harmopower.data.scenes import drawing, grammar, world
 
 SPLITS = ("train", "test", "test_unseen")
@@ -154,7 +154,7 @@ def make_examples(split: str, count: int, seed: int, image_size: int, processes=
         return
     # Spawn, not fork: the parent may hold the threads of an accelerator runtime, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(processes, context, orphans.end_with_parent) as pool:
         for made in pool.map(_make_range, tasks):
             yield from made
 
