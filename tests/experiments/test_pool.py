@@ -15,7 +15,7 @@ from harmopower.experiments import rows
 from harmopower.experiments.place import Place
 from tests.experiments import common
 
-# Writes when it began and ended, and then what a run leaves; answers SIGTERM as training does.
+# Writes when it began and ended, waits for files before it ends, and answers SIGTERM as training does.
 STAND_IN = """
 import json, os, signal, sys, time
 folder, seconds, code = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
@@ -23,6 +23,8 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 os.makedirs(folder, exist_ok=True)
 open(os.path.join(folder, "begun"), "a").write(f"{time.time()}\\n")
 time.sleep(seconds)
+while not all(map(os.path.exists, sys.argv[4:])):
+    time.sleep(0.01)
 open(os.path.join(folder, "ended"), "a").write(f"{time.time()}\\n")
 print("error: it went wrong" if code else "fine")
 sys.exit(code)
@@ -30,26 +32,27 @@ sys.exit(code)
 
 
 class Stop:
-    """What a signal does to the command, without one."""
+    """What a signal does to the command, without one: it comes when all these files are there."""
 
-    def __init__(self):
-        self.told = False
+    def __init__(self, *files):
+        self._files = files
 
     def requested(self):
-        return self.told
+        return bool(self._files) and all(file.exists() for file in self._files)
 
 
 class StandIn(Place):
-    """Commands of some tenths of a second; `codes` are what the runs end with, one after the other."""
+    """Commands of no time; `codes` are what a run ends with, one after the other, `waits` whose beginning it awaits."""
 
-    def __init__(self, *arguments, seconds=0.3, codes=None):
+    def __init__(self, *arguments, seconds=0.0, codes=None, waits=None):
         super().__init__(*arguments)
-        self._seconds, self.codes = seconds, codes or {}
+        self._seconds, self.codes, self._waits = seconds, codes or {}, waits or {}
 
     def command(self, run):
         code = self.codes.get(run.name, [0])
         now = code.pop(0) if len(code) > 1 else code[0]
-        return [sys.executable, "-S", "-c", STAND_IN, str(self.folder(run)), str(self._seconds), str(now)]
+        awaited = [str(self.folder(self._runs[name]) / "begun") for name in self._waits.get(run.name, ())]
+        return [sys.executable, "-S", "-c", STAND_IN, str(self.folder(run)), str(self._seconds), str(now), *awaited]
 
     def finished(self, run):
         return (self.folder(run) / "ended").exists()
@@ -80,8 +83,9 @@ def run(table, folder, jobs=2, stop=None, wanted=None, **how):
 
 
 def test_so_many_at_once_and_each_after_what_it_needs(table, tmp_path):
-    outcome, place, lines = run(table, tmp_path)
     runs = table[1]
+    both = ("scenes/clip/seed0", "scenes/powerset/seed0")  # neither ends before the other has begun
+    outcome, place, lines = run(table, tmp_path, waits=dict.fromkeys(both, both))
     assert outcome == ({}, False) and {row["run"] for row in rows.read(tmp_path / "rows.jsonl")} == set(runs)
     begun = {name: place.times(each, "begun") for name, each in runs.items()}
     ended = {name: place.times(each, "ended")[0] for name, each in runs.items()}
@@ -90,26 +94,25 @@ def test_so_many_at_once_and_each_after_what_it_needs(table, tmp_path):
         assert all(ended[need] < begun[name][0] for need in each.needs)
     for moments in begun.values():
         assert sum(begun[other][0] <= moments[0] < ended[other] for other in runs) <= 2
-    assert begun["scenes/powerset/seed0"][0] < ended["scenes/clip/seed0"]  # two did run at once
     assert lines[-1] == "scenes/half/seed0: done (4 of 4)"
 
 
 def test_a_failed_run_is_named_and_stops_no_other(table, tmp_path):
-    outcome, _, lines = run(table, tmp_path, jobs=1, seconds=0, codes={"scenes/powerset/seed0": [2]})
+    outcome, _, lines = run(table, tmp_path, jobs=1, codes={"scenes/powerset/seed0": [2]})
     assert outcome.failed == {
         "scenes/powerset/seed0": "exit code 2: error: it went wrong",
         "scenes/tuned/seed0": "not begun: it starts from scenes/powerset/seed0",
         "scenes/half/seed0": "not begun: it starts from scenes/tuned/seed0",
     }
     assert [row["run"] for row in rows.read(tmp_path / "rows.jsonl")] == ["scenes/clip/seed0"]
-    outcome, _, lines = run(table, tmp_path, jobs=1, seconds=0)  # once it is mended, the rest is done
+    outcome, _, lines = run(table, tmp_path, jobs=1)  # once it is mended, the rest is done
     assert outcome.failed == {} and len(rows.read(tmp_path / "rows.jsonl")) == 4
     assert not any(line.startswith("scenes/clip") for line in lines)
 
 
 def test_a_run_that_was_stopped_is_started_again_but_not_for_ever(table, tmp_path):
     codes = {"scenes/clip/seed0": [75, 69, 0], "scenes/powerset/seed0": [75]}
-    outcome, place, lines = run(table, tmp_path, seconds=0, codes=codes, wanted=list(table[1].values())[:2])
+    outcome, place, lines = run(table, tmp_path, codes=codes, wanted=list(table[1].values())[:2])
     assert outcome.failed == {"scenes/powerset/seed0": "exit code 75: error: it went wrong"}
     begun = [len(place.times(each, "begun")) for each in list(table[1].values())[:2]]
     assert begun == [3, pools.TRIES]
@@ -117,30 +120,35 @@ def test_a_run_that_was_stopped_is_started_again_but_not_for_ever(table, tmp_pat
 
 
 def test_a_signal_is_passed_on_and_the_same_table_goes_on(table, tmp_path):
-    stop = Stop()
-    threading.Timer(1.0, lambda: setattr(stop, "told", True)).start()
-    started = time.time()
-    outcome, place, lines = run(table, tmp_path, stop=stop, seconds=60)
-    assert outcome == ({}, True) and time.time() - started < 20 and rows.read(tmp_path / "rows.jsonl") == []
+    place = StandIn(*table, tmp_path / "runs")
+    stop = Stop(*(place.folder(each) / "begun" for each in list(table[1].values())[:2]))
+    outcome, place, lines = run(table, tmp_path, stop=stop, seconds=600)
+    assert outcome == ({}, True) and rows.read(tmp_path / "rows.jsonl") == []
     assert "scenes/clip/seed0: stopped (exit code 75); the same command goes on with it" in lines
     assert sum(bool(place.times(each, "begun")) for each in table[1].values()) == 2
-    assert run(table, tmp_path, seconds=0)[0] == ({}, False) and len(rows.read(tmp_path / "rows.jsonl")) == 4
+    assert run(table, tmp_path)[0] == ({}, False) and len(rows.read(tmp_path / "rows.jsonl")) == 4
 
 
 def test_what_a_killed_table_left_running_is_waited_for(table, tmp_path):
-    clip = table[1]["scenes/clip/seed0"]
-    folder = StandIn(*table, tmp_path / "runs").folder(clip)
-    folder.mkdir(parents=True)
-    lock = open(folder / "lock", "w")  # noqa: SIM115, closed below
+    clip, powerset = list(table[1].values())[:2]
+    place = StandIn(*table, tmp_path / "runs")
+    place.folder(clip).mkdir(parents=True)
+    lock = open(place.folder(clip) / "lock", "w")  # noqa: SIM115, closed below
     lock.write("process 7 on host")
     lock.flush()
     fcntl.flock(lock, fcntl.LOCK_EX)
-    threading.Timer(1.5, lock.close).start()
-    free = time.time() + 1.5
-    _, place, lines = run(table, tmp_path, seconds=0, wanted=list(table[1].values())[:2])
+
+    def leave_when_the_other_is_done():
+        while not place.finished(powerset):
+            time.sleep(0.01)
+        assert not place.times(clip, "begun")
+        lock.close()
+
+    threading.Thread(target=leave_when_the_other_is_done, daemon=True).start()
+    outcome, _, lines = run(table, tmp_path, wanted=[clip, powerset])
     assert lines.count("scenes/clip/seed0: is run by process 7 on host: waiting for it") == 1
-    assert place.times(clip, "begun")[0] >= free - 0.1  # the timer's clock is not this one
-    assert place.times(table[1]["scenes/powerset/seed0"], "begun")[0] < free
+    assert outcome.failed == {} and len(place.times(clip, "begun")) == 1
+    assert place.times(powerset, "ended")[0] < place.times(clip, "begun")[0]
     assert len(rows.read(tmp_path / "rows.jsonl")) == 2
 
 
@@ -148,7 +156,7 @@ def test_weights_that_are_not_here_are_made_again_without_a_second_row(table, tm
     runs = table[1]
     for name in ("scenes/clip/seed0", "scenes/powerset/seed0"):  # rows that came with the code
         rows.append(tmp_path / "rows.jsonl", {"run": name, "definition": runs[name].definition})
-    outcome, place, lines = run(table, tmp_path, seconds=0, wanted=[runs["scenes/tuned/seed0"]])
+    outcome, place, lines = run(table, tmp_path, wanted=[runs["scenes/tuned/seed0"]])
     assert outcome.failed == {} and not place.finished(runs["scenes/clip/seed0"])  # nobody needs it
     assert "scenes/powerset/seed0: its weights are there again (1 of 2)" in lines
     assert [row["run"] for row in rows.read(tmp_path / "rows.jsonl")][2:] == ["scenes/tuned/seed0"]
@@ -163,7 +171,7 @@ def test_a_mistake_of_ours_leaves_no_process_behind(table, tmp_path, monkeypatch
     popen = pools.subprocess.Popen
     monkeypatch.setattr(pools.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
     with pytest.raises(RuntimeError, match="broken"):
-        run(table, tmp_path, seconds=60)
+        run(table, tmp_path, seconds=600)
     assert [process.wait(10) for process in started] == [-signal.SIGKILL] * 2
 
 
