@@ -28,17 +28,32 @@ GR = {"objective.global_region.weight": 0.5}
 CROP = {**GR, "objective.global_region.mode": "crop", "data.max_region_crops": 1}
 # Said although they are the defaults, so that other defaults make other runs of it.
 FORM = {"weight": 0.2, "method": "nla", "zeta": 0.75, "temperature": 1e-3, "margin": 0.2}
+FORM |= {"negatives": "hardest", "loss": "triplet"}
 POWERSET = OFF | {f"objective.powerset.{name}": value for name, value in FORM.items()}
 MIXED = {"data.regions": "mixed"}
+MENDS = {
+    "semi_hard": {"negatives": "semi_hard"},
+    "top_8": {"negatives": "top_k", "top_k": 8},
+    "top_8_softmax": {"negatives": "top_k", "top_k": 8, "loss": "softmax"},
+    "growing": {
+        "negatives": "hardest_of",
+        "negative_share_steps": 800,
+    },  # of 1,100: the last quarter as the paper has it
+}
 
 
 def powerset(**changes):
     """The powerset term beside the global loss, in another form."""
-    return POWERSET | {f"objective.powerset.{name}": value for name, value in changes.items()}
+    return POWERSET | form(changes)
+
+
+def form(changes):
+    """Settings of the powerset term."""
+    return {f"objective.powerset.{name}": value for name, value in changes.items()}
 
 
 def get_table():
-    """28 variants on three kinds of data."""
+    """36 variants on three kinds of data."""
     return Table(
         config="configs/scenes.py",
         seeds=(0, 1, 2),
@@ -65,9 +80,11 @@ def get_table():
             **{f"mixed_m{count}": {**POWERSET, **MIXED, "data.max_boxes": count} for count in (2, 4, 6, 8, 10)},
             "exact_mixed_m10": {**powerset(method="exact"), **MIXED, "data.max_boxes": 10},
             **{f"weight_{weight}": powerset(weight=weight) for weight in (0.05, 0.1, 0.5)},
+            **{name: powerset(**mend) for name, mend in MENDS.items()},
             "all_no_warmup": {"objective.powerset.warmup_steps": 0},
             "all": {},
             **{f"all_weight_{weight}": {"objective.powerset.weight": weight} for weight in (0.05, 0.2, 0.5)},
+            **{f"all_{name}": form(mend) for name, mend in MENDS.items()},
         },
         baselines=("clip_mean", "lrc_gr"),
         measures={
@@ -78,6 +95,6 @@ def get_table():
             "unseen boxes": "test_unseen/boxes/top1",
             "unseen composition": "test_unseen/composition/mean",
         },
-        watched={"active": "powerset/active", "positive": "powerset/positive", "hardest": "powerset/hard_text"},
+        watched={name: f"powerset/{name}" for name in ("active", "positive", "gap", "spread")},
         common={"evaluation.every_steps": 110, "checkpoint.keep": 1, "log.tensorboard": False},
     )

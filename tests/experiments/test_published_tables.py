@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harmopower.experiments import table as tables
+from tools import prepare
 
 ROOT = Path(__file__).parents[2]
 FILES = {path.stem: path for path in (ROOT / "configs" / "experiments").glob("*.py")}
@@ -21,6 +22,14 @@ def test_every_run_is_valid_and_another_one(name, monkeypatch):
         assert len(definitions) == len(table.variants)
     told = {"evidence": "evidence.md", "tradeoff": "region.md", "coco_ablation": "finetuning.md"}[name]
     assert name in (ROOT / "docs" / told).read_text()
+
+
+def test_the_data_are_made_by_commands_that_are_understood():
+    for path in FILES.values():
+        for data in tables.load(path).data.values():
+            words = data.prepare or data.by_hand.partition("python -m tools.prepare ")[2]
+            options = prepare._parser().parse_args(words.split())
+            assert str(options.output) in (data.changes.get("data.source"), "runs/data/scenes")
 
 
 def test_the_control_differs_from_the_powerset_by_the_powerset_alone(monkeypatch):
