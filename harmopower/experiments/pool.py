@@ -34,14 +34,14 @@ class Pool:
 
     def __init__(self, wanted: list[Run], runs: dict[str, Run], place: Place, path, jobs: int, say: Callable = print):
         """Args:
-        wanted: runs that lack a row, each after those that it needs.
+        wanted: runs that lack a row; what they need is run too, where its weights are not on this machine.
         runs: all of the table.
         path: file of the rows.
         jobs: how many run at once.
         """
         self._runs, self._place, self._path, self._jobs, self._say = runs, place, path, jobs, say
         self._pending = self._with_needs(wanted)
-        self._has_row = {name for name in runs if name not in {run.name for run in wanted}}
+        self._has_row = rows_of.sort_out(rows_of.read(path), runs).current.keys()
         self._total = len(self._pending)
         self._running: dict[str, subprocess.Popen] = {}
         self._tries: dict[str, int] = {}
@@ -49,7 +49,7 @@ class Pool:
         self._failed: dict[str, str] = {}
 
     def _with_needs(self, wanted: list[Run]) -> list[Run]:
-        """And those that have a row but whose weights are not on this machine."""
+        """And those whose weights they need, in the table's order."""
         names: set[str] = set()
 
         def add(run: Run) -> None:

@@ -162,6 +162,12 @@ def test_weights_that_are_not_here_are_made_again_without_a_second_row(table, tm
     assert [row["run"] for row in rows.read(tmp_path / "rows.jsonl")][2:] == ["scenes/tuned/seed0"]
 
 
+def test_what_is_needed_and_has_no_row_gets_one(table, tmp_path):
+    outcome, _, lines = run(table, tmp_path, wanted=[table[1]["scenes/tuned/seed0"]])
+    assert outcome.failed == {} and lines[-1] == "scenes/tuned/seed0: done (2 of 2)"
+    assert [row["run"] for row in rows.read(tmp_path / "rows.jsonl")] == ["scenes/powerset/seed0", "scenes/tuned/seed0"]
+
+
 def test_a_mistake_of_ours_leaves_no_process_behind(table, tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("broken")
