@@ -21,12 +21,13 @@ from harmopower.data.reading import RecordFiles
 from tools.photographs import photograph_data
 
 SIZES = ((500, 375), (341, 256))
-STAGES = {  # the rest is the order, checking, linking phrases and regions, and collating
+STAGES = {  # the rest is the order, checking, and linking phrases and regions
     "read": (RecordFiles, "__getitem__"),
     "parse": (records, "parse"),
     "decode": (images, "decode"),
     "resize": (transforms, "crop_and_resize"),
     "tokenise": (tokenize.Tokenizer, "encode"),
+    "collate": (pipeline, "_put"),
 }
 _ROWS = 64  # of a turn
 _SHARD_RECORDS = 20_000

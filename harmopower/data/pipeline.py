@@ -199,11 +199,8 @@ class Pipeline:
         batch, problems, first = empty_rows(self._builder.rows, self._builder.options[0]), {}, 0
         while first < self._builder.rows:
             part, found = next(slices)
-            end = first + len(part["weight"])
-            for name, values in part.items():
-                batch[name][first:end] = values
+            first = _put(batch, part, first)
             problems |= found
-            first = end
         return self._count(batch, problems)
 
     def _count(self, batch: Batch, problems: dict[str, str]) -> Batch:
@@ -215,6 +212,14 @@ class Pipeline:
                 logging.warning("bad record, used with weight 0: %s", problem)
                 self._named[name] = problem
         return batch
+
+
+def _put(batch: Batch, part: Batch, first: int) -> int:
+    """Copies rows into those of a batch from `first` on; returns the row behind them."""
+    end = first + len(part["weight"])
+    for name, values in part.items():
+        batch[name][first:end] = values
+    return end
 
 
 def from_config(data, *, seed: int, batch_size: int, **changes) -> Pipeline:
