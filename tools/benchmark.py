@@ -1,6 +1,7 @@
 """Measures what a run costs on the machine at hand.
 
   python -m tools.benchmark powerset --batch 256
+  python -m tools.benchmark powerset --batch 512 --memory 0.5 --negatives semi_hard top_k softmax hardest_of
   python -m tools.benchmark powerset --batch 4096 --method exact --devices 8 --dtype bfloat16 --json
   python -m tools.benchmark step --config configs/scenes.py
   python -m tools.benchmark data
@@ -12,6 +13,7 @@ that shows them.
 
 import argparse
 from collections.abc import Callable
+import dataclasses
 from functools import partial
 import json
 import sys
@@ -23,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harmopower.objectives import powerset
+from harmopower.objectives.mining import START, Mining
 from harmopower.parallel import mesh as meshes
 from tools import benchmark_data, benchmark_evaluate, benchmark_step, operations, reference
 from tools.measuring import fastest, format_number, matmul_rate, use_devices
@@ -75,6 +78,13 @@ def main(arguments=None) -> int:
 
 # The ways to compute the same loss, from the paper's to ours.
 FORMS = ("leaf_first", "dense", "phrase_first", "two_sweeps")
+# What the two sweeps search for in place of the hardest; of `hardest_of` half of the batch, as midway in a run.
+MENDS = {
+    "semi_hard": Mining("semi_hard"),
+    "top_k": Mining("top_k"),
+    "softmax": Mining("top_k", loss="softmax"),
+    "hardest_of": Mining("hardest_of", negative_share_steps=2),
+}
 
 
 def add_powerset_arguments(parser: argparse.ArgumentParser):
@@ -84,6 +94,14 @@ def add_powerset_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--width", type=int, default=512, help="width of the shared space, D")
     parser.add_argument("--tokens", type=int, default=77, help="text tokens T, for the leaf-first form")
     parser.add_argument("--method", choices=("exact", "nla", "sampled"), default="nla", help="aggregator")
+    parser.add_argument(
+        "--negatives",
+        nargs="*",
+        choices=MENDS,
+        default=[],
+        help="the two sweeps also with these in place of the hardest",
+    )
+    parser.add_argument("--top-k", type=int, default=Mining().top_k, help="negatives a row and a column of top_k")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the features")
     parser.add_argument("--devices", type=int, default=1, help="devices for the two sweeps; forced on a CPU")
     parser.add_argument("--block", type=int, default=None, help="images and texts of a tile; chosen from the shapes")
@@ -123,7 +141,8 @@ def measure_forms(options: argparse.Namespace) -> dict:
     None stands for what was not run: too large for --memory, or a form without the method. The forms take turns, so
     that whatever else the machine does falls on all of them.
     """
-    compiled = {name: compile_form(name, options) for name in FORMS}
+    names = (*FORMS, *(f"two_sweeps {mend}" for mend in options.negatives))
+    compiled = {name: compile_form(name, options) for name in names}
     memory = {name: form and form.memory_analysis().temp_size_in_bytes for name, form in compiled.items()}
     runs = {
         name: (form, form_arguments(name, options))
@@ -131,7 +150,7 @@ def measure_forms(options: argparse.Namespace) -> dict:
         if form and memory[name] <= options.memory * 2**30
     }
     seconds = dict(zip(runs, fastest(runs.values(), options.repeats)))
-    return {name: {"temporary_bytes": memory[name], "seconds": seconds.get(name)} for name in FORMS}
+    return {name: {"temporary_bytes": memory[name], "seconds": seconds.get(name)} for name in names}
 
 
 def compile_form(name: str, options: argparse.Namespace):
@@ -152,7 +171,7 @@ def form_arguments(name: str, options: argparse.Namespace):
 
 
 def form_mesh(name: str, options: argparse.Namespace):
-    devices = options.devices if name == "two_sweeps" else 1
+    devices = options.devices if name.startswith("two_sweeps") else 1
     return meshes.make_mesh(devices=jax.devices()[:devices])
 
 
@@ -163,9 +182,20 @@ def form_loss(name: str, options: argparse.Namespace):
         return partial(reference.leaf_first_loss, **how)
     if name == "dense":
         return partial(reference.dense_loss, **how)
-    how |= dict(rng=jax.random.key(0)) | (dict(block=options.block) if name == "two_sweeps" else {})
-    function = powerset.powerset_loss if name == "two_sweeps" else reference.scored_loss
-    return lambda *arrays: function(*arrays, **how)[0]
+    how["rng"] = jax.random.key(0)
+    if name == "phrase_first":
+        return lambda *arrays: reference.scored_loss(*arrays, **how)[0]
+    how |= dict(block=options.block) | mend_arguments(name.removeprefix("two_sweeps").strip(), options)
+    return lambda *arrays: powerset.powerset_loss(*arrays, **how)[0]
+
+
+def mend_arguments(mend: str, options: argparse.Namespace) -> dict:
+    """What the loss is given for other negatives; nothing for the hardest."""
+    if not mend:
+        return {}
+    mining = dataclasses.replace(MENDS[mend], top_k=options.top_k)
+    offered = mining.offered(options.batch, 0, jax.random.key(0))
+    return dict(mining=mining, offered=offered, scale=START if mining.loss == "softmax" else None)
 
 
 def random_features(name: str, options: argparse.Namespace):

@@ -38,6 +38,15 @@ def test_json_holds_every_form(capsys):
     )
 
 
+def test_other_negatives_stand_beside_the_hardest(capsys):
+    """In the same run and on the same features; a form is named by what it searches for."""
+    wanted = ["two_sweeps", *(f"two_sweeps {name}" for name in benchmark.MENDS)]
+    assert benchmark.main(SMALL + ["--memory", "1", "--top-k", "3", "--json", "--negatives", *benchmark.MENDS]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [name for name in result["forms"] if name.startswith("two_sweeps")] == wanted
+    assert all(result["forms"][name]["seconds"] > 0 and result["times_faster_than"][name] > 0 for name in wanted)
+
+
 def test_what_is_too_large_or_lacks_the_method_is_not_run(capsys):
     benchmark.main(SMALL + ["--method", "sampled", "--memory", "0", "--json"])
     forms = json.loads(capsys.readouterr().out)["forms"]
