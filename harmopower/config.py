@@ -35,7 +35,8 @@ SETTINGS = {
         "", Text(), "overlays of tools.annotate that are laid over the records, comma-separated, the last on top"
     ),
     "data.split": Setting("train", Text(empty=False), "its split that is trained on"),
-    "data.image_size": Setting(224, Whole(1, 8192), "side in pixels, a multiple of the patch size"),
+    "data.image_size": Setting(224, Whole(1, 8192), "height in pixels, a multiple of the patch size"),
+    "data.image_width": Setting(0, Whole(0, 8192), "width in pixels, a multiple of the patch size; 0 = the height"),
     "data.context_length": Setting(77, Whole(3, 65536), "T, tokens of a caption with start and end"),
     "data.max_phrases": Setting(20, Whole(1, 1024), "K, phrases of a caption"),
     "data.max_boxes": Setting(10, Whole(1, 1024), "M, regions of an image"),

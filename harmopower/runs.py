@@ -157,6 +157,7 @@ def make_encoder(config, model: clip.CLIP, params, tokenizer: Tokenizer) -> Enco
         config.evaluation.batch_size,
         region_pooling=config.objective.region_pooling,
         resize_mode=config.data.resize_mode,
+        image_width=config.data.image_width,
     )
 
 

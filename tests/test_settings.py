@@ -61,6 +61,7 @@ WRONG = {
     "total_steps": ["0", "-1", "2147483648", "1e3"],
     "batch_size": ["0", "-64", "65.5", ""],
     "accumulate": ["0", "-1", "5"],
+    "data.image_width": ["-1", "70"],
     "data.image_size": ["0", "65", "-64"],
     "data.context_length": ["2"],
     "data.max_phrases": ["0"],

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harmopower import config as configs
+from harmopower.data import sources, transforms
 from harmopower.errors import ConfigError
 from harmopower.models import clip
 from harmopower.objectives import total
@@ -217,8 +218,10 @@ class Bench:
         regions, length = data.max_boxes, data.context_length
         texts = min(data.max_region_texts or regions, regions)
         corners = np.sort(rng.uniform(size=(rows, regions, 2, 2)).astype(np.float32), axis=2)
-        return {
-            "image": rng.integers(0, 256, (rows, data.image_size, data.image_size, 3), np.uint8),
+        shape = transforms.shape_of(data)
+        content = {"content": np.tile(np.array(shape, np.int32), (rows, 1))} if sources.padded(data) else {}
+        return content | {
+            "image": rng.integers(0, 256, (rows, *shape, 3), np.uint8),
             "tokens": self._texts(rng, rows, length),
             "phrases": rng.uniform(size=(rows, data.max_phrases, length)) < 4 / length,
             "boxes": corners.reshape(rows, regions, 4),

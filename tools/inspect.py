@@ -8,6 +8,7 @@ Reads only. The context length, the tokenizer and the rest of --config are the r
 """
 
 import json
+import math
 from pathlib import Path
 import sys
 
@@ -19,7 +20,7 @@ import rich.table
 
 from harmopower import command
 from harmopower import config as configs
-from harmopower.data import files, records
+from harmopower.data import files, records, transforms
 from harmopower.data.annotations import overlays
 from harmopower.data.inspecting import batches, cards, choosing, page, statistics
 from harmopower.data.preparing import progress
@@ -68,7 +69,7 @@ def inspect_data(data) -> None:
     """Numbers of a split, and its page."""
     tokenizer = Tokenizer.load(data.tokenizer, data.source, data.clean_text)
     source = overlays.read(data.source, data.split, data.annotations)
-    found = statistics.Statistics(tokenizer, data.context_length, data.image_size)
+    found = statistics.Statistics(tokenizer, data.context_length, round(math.prod(transforms.shape_of(data)) ** 0.5))
     chosen = choosing.Chosen(SAMPLES.value, SEED.value)
     count = min(len(source), LIMIT.value or len(source))
     for index in progress.tracked(np.linspace(0, len(source) - 1, count).round().astype(int).tolist(), "looking"):

@@ -52,7 +52,7 @@ def _build(model, device: str):
     theirs = open_clip.model.CLIP(
         embed_dim=model.preset.shared,
         vision_cfg=dict(
-            image_size=model.image_size,
+            image_size=model.shape,
             patch_size=model.preset.patch_size,
             width=vision.width,
             layers=vision.layers,

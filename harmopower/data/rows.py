@@ -59,11 +59,12 @@ class Options:
     max_region_crops: int = 0
     grid: tuple[int, int] | None = None
     padded: bool = False
+    image_width: int = 0
 
     @property
     def shape(self) -> transforms.Shape:
         """H and W."""
-        return self.image_size, self.image_size
+        return transforms.shape_of(self)
 
     @property
     def text_rows(self) -> int:

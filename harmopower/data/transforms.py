@@ -21,6 +21,11 @@ Window = tuple[float, float, float, float]
 Shape = tuple[int, int]  # height and width in pixels
 
 
+def shape_of(data) -> Shape:
+    """Height and width of the images of `config.data`, or of what has its fields `image_size` and `image_width`."""
+    return data.image_size, data.image_width or data.image_size
+
+
 def fixed_window(size: tuple[int, int], shape: Shape, resize_mode: str) -> Window:
     """The window of an image that is not cropped at random, in evaluation and where `min_crop_area` is 1.
 
@@ -41,7 +46,13 @@ def fixed_window(size: tuple[int, int], shape: Shape, resize_mode: str) -> Windo
 
 
 def _covering(size: tuple[int, int], shape: Shape) -> tuple[int, int]:
-    """Width and height of the smallest resized image that covers the frame, its longer side rounded down."""
+    """Width and height of the smallest resized image that covers the frame.
+
+    The longer side for a square is rounded down, as CLIP and OpenCLIP do, that for a rectangle as OpenCLIP does.
+    """
+    if shape[0] != shape[1]:
+        ratio = min(size[1] / shape[0], size[0] / shape[1])
+        return round(size[0] / ratio), round(size[1] / ratio)
     across = size[0] * shape[0] <= size[1] * shape[1]  # the width is what just fits
     resized, own = (shape[1], size[0]) if across else (shape[0], size[1])
     width, height = (resized * side // own for side in size)

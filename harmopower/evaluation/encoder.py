@@ -54,19 +54,20 @@ class Encoder:
         *,
         region_pooling: str = "cover",
         resize_mode: str = "squash",
+        image_width: int = 0,
     ):
         """Sets up; compiles at first use.
 
         Args:
           model, params: the Flax model and its parameters, unboxed.
           tokenizer: `harmopower.data.tokenize.Tokenizer`.
-          image_size, context_length, region_pooling, resize_mode: as in training.
+          image_size, context_length, region_pooling, resize_mode, image_width: as in training.
           batch_size: images or texts a pass, of all devices; rounded up so that it divides over the mesh.
         """
         shards = meshes.batch_shards(jax.sharding.get_abstract_mesh())
         batch_size = -(-batch_size // shards) * shards
         rows = batch_size // jax.process_count()
-        self.view = View(image_size, resize_mode)
+        self.view = View(image_size, resize_mode, image_width)
         self.share = Share(jax.process_index() * rows, rows, batch_size)
         self.model, self.params, self._tokenizer = model, params, tokenizer
         self._context_length, self._region_pooling = context_length, region_pooling
@@ -116,7 +117,7 @@ class Encoder:
         return np.asarray(_region_features(tokens, padded, valid, filled, self.model.grid, self._region_pooling))
 
     def encode_pixels(self, images: np.ndarray) -> np.ndarray:
-        """This process's part uint8 [rows, image_size, image_size, 3] of a batch -> [all rows, D], L2-normalised."""
+        """This process's part uint8 [rows, H, W, 3] of a batch -> [all rows, D], L2-normalised."""
         return np.asarray(_image_features(self.model, self.params, self.spread(images))[0])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:

@@ -7,15 +7,17 @@ wusize/CLIPSelf (`src/open_clip/transform.py`, `src/training/data.py`), Timsty1/
 import numpy as np
 from PIL import Image
 
+from harmopower.data.transforms import Shape
+
 _ENLARGED = 0.75  # half of 1.5: how far a crop reaches from the centre, in sides of the box
 
 
-def padded(picture: Image.Image, side: int, centred: bool = False) -> np.ndarray:
-    """The longest side becomes `side` (bicubic), black right and below, or around: uint8 [side, side, 3]."""
-    scale = side / max(picture.size)
+def padded(picture: Image.Image, shape: Shape, centred: bool = False) -> np.ndarray:
+    """As large as fits (bicubic), black right and below, or around: uint8 [*shape, 3]."""
+    scale = min(shape[0] / picture.height, shape[1] / picture.width)
     width, height = (round(length * scale) for length in picture.size)
-    canvas = np.zeros((side, side, 3), np.uint8)
-    top, left = ((side - height) // 2, (side - width) // 2) if centred else (0, 0)
+    canvas = np.zeros((*shape, 3), np.uint8)
+    top, left = ((shape[0] - height) // 2, (shape[1] - width) // 2) if centred else (0, 0)
     size = (max(width, 1), max(height, 1))  # a sliver keeps a pixel
     resized = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
     canvas[top : top + size[1], left : left + size[0]] = resized
@@ -23,13 +25,13 @@ def padded(picture: Image.Image, side: int, centred: bool = False) -> np.ndarray
 
 
 def in_padded(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes [m, 4] of an image of that width and height as y0, x0, y1, x1 in shares of it `padded`."""
+    """Boxes [m, 4] of an image of that width and height as y0, x0, y1, x1 in shares of it `padded` to a square."""
     return shares(boxes, (max(size), max(size)))
 
 
-def squashed(picture: Image.Image, side: int, how: Image.Resampling) -> np.ndarray:
-    """The whole image stretched: uint8 [side, side, 3]."""
-    return np.asarray(picture.resize((side, side), how))
+def squashed(picture: Image.Image, shape: Shape, how: Image.Resampling) -> np.ndarray:
+    """The whole image stretched: uint8 [*shape, 3]."""
+    return np.asarray(picture.resize((shape[1], shape[0]), how))
 
 
 def shares(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -39,8 +41,8 @@ def shares(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack(edges, axis=1).astype(np.float32)
 
 
-def cut_out(picture: Image.Image, box: np.ndarray, side: int, enlarge: bool) -> np.ndarray:
-    """A box, enlarged 1.5 times within the image or as it is, padded around: uint8 [side, side, 3]."""
+def cut_out(picture: Image.Image, box: np.ndarray, shape: Shape, enlarge: bool) -> np.ndarray:
+    """A box, enlarged 1.5 times within the image or as it is, padded around: uint8 [*shape, 3]."""
     x, y, width, height = map(float, box)
     edges = (x, y, x + width, y + height)
     if enlarge:
@@ -52,7 +54,7 @@ def cut_out(picture: Image.Image, box: np.ndarray, side: int, enlarge: bool) -> 
             min(down + height * _ENLARGED, picture.height),
         )
     x0, y0, x1, y1 = map(round, edges)
-    return padded(picture.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))), side, centred=True)
+    return padded(picture.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))), shape, centred=True)
 
 
 def extent(mask: np.ndarray) -> tuple[int, int, int, int]:

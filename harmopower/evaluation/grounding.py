@@ -38,17 +38,20 @@ def chance(right: int, candidates: int, depth: int) -> float:
     return 1 - math.comb(candidates - right, depth) / math.comb(candidates, depth)
 
 
-def inside(grid: int, boxes: np.ndarray) -> np.ndarray:
-    """Which patches of a grid have their middle in one of the boxes [m, 4]: bool [grid * grid]."""
-    middle = (np.arange(grid) + 0.5) / grid
-    rows = (boxes[:, :1] <= middle) & (middle <= boxes[:, 2:3])
-    columns = (boxes[:, 1:2] <= middle) & (middle <= boxes[:, 3:])
+def inside(grid: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
+    """Which patches of a grid of rows and columns have their middle in one of the boxes [m, 4]: bool [patches]."""
+    down, across = _middles(grid)
+    rows = (boxes[:, :1] <= down) & (down <= boxes[:, 2:3])
+    columns = (boxes[:, 1:2] <= across) & (across <= boxes[:, 3:])
     return (rows[:, :, None] & columns[:, None, :]).any(0).reshape(-1)
 
 
-def cells(grid: int) -> np.ndarray:
-    """A box within each patch, half as wide, so that its neighbours are not touched: float32 [grid * grid, 4]."""
-    middle = (np.arange(grid) + 0.5) / grid
-    rows, columns = (axis.reshape(-1) for axis in np.meshgrid(middle, middle, indexing="ij"))
-    reach = 0.25 / grid
-    return np.stack([rows - reach, columns - reach, rows + reach, columns + reach], 1).astype(np.float32)
+def cells(grid: tuple[int, int]) -> np.ndarray:
+    """A box within each patch, half as wide, so that its neighbours are not touched: float32 [patches, 4]."""
+    rows, columns = (axis.reshape(-1) for axis in np.meshgrid(*_middles(grid), indexing="ij"))
+    down, across = (0.25 / size for size in grid)
+    return np.stack([rows - down, columns - across, rows + down, columns + across], 1).astype(np.float32)
+
+
+def _middles(grid: tuple[int, int]) -> list[np.ndarray]:
+    return [(np.arange(size) + 0.5) / size for size in grid]

@@ -6,11 +6,13 @@ as many at once as keep the memory of attention at what a batch of the model's o
 
 from collections.abc import Iterator, Sequence
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harmopower.data.transforms import Shape
 from harmopower.evaluation.encoder import Encoder, pad_boxes, whole
 from harmopower.evaluation.preparing import Row
 from harmopower.evaluation.suite import NO_BOXES, Look, Seen
@@ -32,7 +34,7 @@ def encode(encoder: Encoder, rows: Sequence[Row], name: str, look: Look) -> dict
     """
     pooled = tuple(feature for feature in look.features if feature != "crop")
     found: dict[int, dict[str, np.ndarray]] = {}  # by the number of the example
-    for part in _slices(encoder, rows, look.side):
+    for part in _slices(encoder, rows, look.shape):
         found |= _pooled(encoder, part, name, look, pooled)
     if "crop" in look.features:
         for index, vectors in _crops(encoder, rows, name).items():
@@ -47,10 +49,11 @@ def joined(parts: Sequence[dict[str, np.ndarray]], look: Look) -> dict[str, np.n
     return {feature: np.concatenate([part[feature] for part in some] or [nothing]) for feature in look.features}
 
 
-def _slices(encoder: Encoder, rows: Sequence[Row], side: int) -> Iterator[list[Row]]:
+def _slices(encoder: Encoder, rows: Sequence[Row], shape: Shape) -> Iterator[list[Row]]:
     """As many of this process's rows at once as the memory takes; on every process equally many."""
     shards = max(1, meshes.batch_shards(jax.sharding.get_abstract_mesh()) // jax.process_count())
-    larger = max(1.0, (side / encoder.view.image_size) ** 4)  # attention is quadratic in the number of patches
+    # Attention is quadratic in the number of patches.
+    larger = max(1.0, (math.prod(shape) / math.prod(encoder.view.shape)) ** 2)
     size = max(shards, int(len(rows) / larger) // shards * shards)
     for start in range(0, len(rows), size):
         part = list(rows[start : start + size])
@@ -61,13 +64,13 @@ def _pooled(encoder: Encoder, rows: Sequence[Row], name: str, look: Look, featur
     seen = [row.prepared.seen[name] if row.prepared else None for row in rows]
     own = [[row.index if each else -1, len(each.boxes) if each else 0] for row, each in zip(rows, seen, strict=True)]
     numbers = encoder.everywhere(np.array(own, np.int32))
-    blank = np.zeros((look.side, look.side, 3), np.uint8)
+    blank = np.zeros((*look.shape, 3), np.uint8)
     images = encoder.spread(np.stack([each.image if each else blank for each in seen]))
     boxes, valid = pad_boxes([each.boxes if each else NO_BOXES for each in seen], int(numbers[:, 1].max()))
-    model = encoder.model.clone(image_size=look.side)
+    model = encoder.model.clone(image_size=look.shape[0], image_width=look.shape[1])
     wanted = any(feature.startswith("mask_") for feature in features)
     masks = _pad_masks(seen, valid.shape[1], model.grid[0] * model.grid[1] if wanted else 0)
-    tokens = _tokens(model, encoder.params, images, _dense(features))
+    tokens = _tokens(model, encoder.params, images, _dense(features), encoder.model.grid)
     vectors = _regions(tokens, *map(encoder.spread, (boxes, valid, masks)), model.grid, features, look.unit_tokens)
     vectors = {feature: np.asarray(value) for feature, value in vectors.items()}
     return {
@@ -90,11 +93,11 @@ def _pad_masks(seen: Sequence[Seen | None], most: int, patches: int) -> np.ndarr
     return padded
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _tokens(model, params, images, dense: tuple[str, ...]):
-    """Patch tokens [B, N, D] for each way of reading them, from one pass."""
-    position = params["vision"]["position"]
-    params = params | {"vision": params["vision"] | {"position": resample_position(position, model.grid[0])}}
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _tokens(model, params, images, dense: tuple[str, ...], grid: tuple[int, int]):
+    """Patch tokens [B, N, D] for each way of reading them, from one pass; `grid` is that of the parameters."""
+    position = resample_position(params["vision"]["position"], grid, model.grid)
+    params = params | {"vision": params["vision"] | {"position": position}}
     model = model.clone(dense="value" if "value" in dense else "full")
     encoded, kept = model.apply(
         {"params": params}, rules.constrain(images), method="encode_image", mutable=["intermediates"]
@@ -123,7 +126,7 @@ def _crops(encoder: Encoder, rows: Sequence[Row], name: str) -> dict[int, np.nda
         if row.prepared
         for place, crop in enumerate(row.prepared.seen[name].crops)
     ]
-    size, blank = encoder.share.count, np.zeros((encoder.view.image_size, encoder.view.image_size, 3), np.uint8)
+    size, blank = encoder.share.count, np.zeros((*encoder.view.shape, 3), np.uint8)
     there = np.array([[row.index if row.prepared else -1, len(own)] for row in rows], np.int32)
     indices, counts = encoder.everywhere(there).T
     found: dict[int, dict[int, np.ndarray]] = {int(index): {} for index in indices if index >= 0}

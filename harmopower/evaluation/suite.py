@@ -80,11 +80,12 @@ class View:
 
     image_size: int
     resize_mode: str
+    image_width: int = 0
 
     @property
     def shape(self) -> transforms.Shape:
         """Height and width of what the model sees."""
-        return self.image_size, self.image_size
+        return transforms.shape_of(self)
 
     def take(
         self, image: bytes, boxes: npt.ArrayLike = NO_BOXES, cut=None
@@ -123,7 +124,7 @@ class Prepared(NamedTuple):
 class Look(NamedTuple):
     """A further pass over the images of a task, for region features of another kind than the model's own."""
 
-    side: int  # of the square image in pixels; where it is not the model's, positions are resampled
+    shape: transforms.Shape  # of the image in pixels; where it is not the model's, positions are resampled
     features: tuple[str, ...]  # of each box, of `FEATURES`
     unit_tokens: bool  # patch tokens are L2-normalised before they are pooled
 
@@ -131,10 +132,10 @@ class Look(NamedTuple):
 class Seen(NamedTuple):
     """What a look sees of an example."""
 
-    image: np.ndarray  # uint8 [side, side, 3]
+    image: np.ndarray  # uint8 [*shape, 3]
     boxes: np.ndarray  # float32 [m, 4], in shares of that image
     masks: np.ndarray = NO_MASKS  # bool [m, patches], for the features `mask_*`
-    crops: np.ndarray = NO_CROPS  # uint8 [m, image_size, image_size, 3], for the feature `crop`
+    crops: np.ndarray = NO_CROPS  # uint8 [m, H, W, 3] of the model's own shape, for the feature `crop`
 
 
 MODES, DENSE = ("cover", "overlap", "roi_align", "mask"), ("full", "value")

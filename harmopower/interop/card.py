@@ -3,7 +3,7 @@
 import json
 
 from harmopower import config as configs
-from harmopower.interop.formats import Facts
+from harmopower.interop.formats import Facts, pixels
 from harmopower.models.clip import CLIP
 
 _LOAD = {
@@ -36,7 +36,7 @@ def text(kind: str, model: CLIP, config, facts: Facts, step: int, evaluation: di
     model_rows = [
         (
             "image tower",
-            f"ViT, patch {model.preset.patch_size}, {model.image_size} px, width {vision.width}, "
+            f"ViT, patch {model.preset.patch_size}, {pixels(model.shape)}, width {vision.width}, "
             f"{vision.layers} layers, {vision.heads} heads, pool {facts.pool}",
         ),
         (

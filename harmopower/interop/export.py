@@ -31,6 +31,8 @@ def check_format(name: str, model: clip.CLIP, resize_mode: str) -> None:
             "image (its resize_mode longest), Hugging Face's CLIPImageProcessor not at all. --resize-mode squash or "
             "shortest exports the weights with that preprocessing, with which they were not trained"
         )
+    if name == "huggingface":
+        huggingface.refuse(model)
     if name == "open_clip":
         open_clip.refuse(formats.of_model(model, resize_mode))
 

@@ -18,6 +18,7 @@ class Facts:
     Attributes:
       vision_heads, text_heads: None for a head of 64 channels.
       eot_id: the end token's id where the source names one; it must be the highest id.
+      image_shape: height and width in pixels where they are not the same; the positions alone would not tell.
       notes: what was assumed because the source does not say it.
     """
 
@@ -31,6 +32,7 @@ class Facts:
     vision_heads: int | None = None
     text_heads: int | None = None
     eot_id: int | None = None
+    image_shape: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -39,7 +41,7 @@ class Sizes:
     """What the shapes of the weights tell."""
 
     preset: Preset
-    image_size: int
+    image_shape: tuple[int, int]
     context_length: int
     vocabulary: int
 
@@ -61,9 +63,7 @@ def sizes(shapes: dict, rules, facts: Facts, source) -> Sizes:
     (width, _, patch_size, _), (text_width, shared) = shape("vision/patch_kernel"), _inputs_outputs(names, shape)
     positions, (context_length, _) = shape("vision/position")[0], shape("text/position")
     vocabulary = shape("text/tokens")[0]
-    side = round((positions - 1) ** 0.5)
-    if side**2 != positions - 1:
-        raise ConversionError(f"{source}: {positions - 1} image positions are no square grid; images must be square")
+    image_shape = _image_shape(positions - 1, patch_size, facts.image_shape, source)
     for tower, channels in (("vision", width), ("text", text_width)):
         hidden = shape(f"{tower}/transformer/blocks/mlp_in/kernel")[0]
         if hidden != 4 * channels:
@@ -80,10 +80,27 @@ def sizes(shapes: dict, rules, facts: Facts, source) -> Sizes:
             _tower("vision", width, depth, facts.vision_heads, source),
             _tower("text", text_width, depth, facts.text_heads, source),
         ),
-        side * patch_size,
+        image_shape,
         context_length,
         vocabulary,
     )
+
+
+def _image_shape(patches: int, patch_size: int, said: tuple[int, int] | None, source) -> tuple[int, int]:
+    side = round(patches**0.5)
+    height, width = said or (side * patch_size, side * patch_size)
+    if (height // patch_size) * (width // patch_size) == patches:
+        return height, width
+    if said:
+        raise ConversionError(f"{source}: {patches} image positions are not those of {pixels(said)}, which it says")
+    raise ConversionError(
+        f"{source}: {patches} image positions are no square grid, and it does not say which other one"
+    )
+
+
+def pixels(shape: tuple[int, int]) -> str:
+    """A height and width for a reader."""
+    return f"{shape[0]} px" if shape[0] == shape[1] else f"{shape[0]} x {shape[1]} px"
 
 
 def _inputs_outputs(names: dict, shape) -> tuple[int, int]:

@@ -33,6 +33,15 @@ def needs_own_code(facts: Facts, loss: str) -> bool:
     return (facts.pool, facts.text_pool, loss) != ("cls", "eos", "softmax")
 
 
+def refuse(model: CLIP) -> None:
+    """Raises ConversionError where `CLIPModel` has no place for a model; the text names the option."""
+    if model.shape[0] != model.shape[1]:
+        raise ConversionError(
+            f"Hugging Face's CLIP has one image_size, but config.data.image_size is {model.shape[0]} and image_width "
+            f"{model.shape[1]}; use --format open_clip, or resample to a square: fine-tune from this run by config.init"
+        )
+
+
 def write_config(folder: Path, model: CLIP, facts: Facts, bos_id: int, pad_id: int) -> None:
     """Writes the configs of a model whose weights are in the same folder, and its code where it needs some."""
     config = (

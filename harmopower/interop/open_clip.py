@@ -59,6 +59,8 @@ def write_config(folder: Path, model: CLIP, facts: Facts, pad_id: int) -> None:
     shared: dict[str, dict] = {"norm_kwargs": {"eps": facts.layer_norm_epsilon}}
     if facts.activation == "gelu_tanh":
         shared["act_kwargs"] = {"approximate": "tanh"}
+    height, width = model.shape
+    size = height if height == width else [height, width]
     sigmoid = {"init_logit_bias": -10.0} if model.loss == "sigmoid" else {}  # its presence makes the parameter
     config = {
         "model_cfg": sigmoid
@@ -67,7 +69,7 @@ def write_config(folder: Path, model: CLIP, facts: Facts, pad_id: int) -> None:
             "quick_gelu": facts.activation == "quick_gelu",
             "vision_cfg": shared
             | {
-                "image_size": model.image_size,
+                "image_size": size,
                 "patch_size": model.preset.patch_size,
                 "width": vision.width,
                 "layers": vision.layers,
@@ -90,7 +92,7 @@ def write_config(folder: Path, model: CLIP, facts: Facts, pad_id: int) -> None:
             },
         },
         "preprocess_cfg": {
-            "size": model.image_size,
+            "size": size,
             "mode": "RGB",
             "mean": list(facts.pixel_mean),
             "std": list(facts.pixel_std),
@@ -169,6 +171,7 @@ def _facts(model: dict, preprocess: dict, path) -> Facts:
         resize_mode=known(modes, preprocess.get("resize_mode", "shortest"), "preprocess_cfg.resize_mode", path),
         vision_heads=vision["width"] // vision.get("head_width", 64),
         text_heads=text.get("heads", 8),
+        image_shape=_rectangle(vision.get("image_size")),
         eot_id=text.get("eos_id") if text.get("pool_type") == "eos" else None,
     )
 
@@ -195,6 +198,11 @@ def _same(found: dict, key: str, path):
     if len(set(found.values())) > 1:
         raise ConversionError(f"{path}: {key} differs between the towers ({found}); here they share it")
     return next(iter(found.values()))
+
+
+def _rectangle(size) -> tuple[int, int] | None:
+    """Height and width where they are two numbers; None where the positions tell."""
+    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) and len(size) == 2 else None
 
 
 def _triple(value) -> tuple[float, ...]:

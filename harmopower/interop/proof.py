@@ -28,7 +28,7 @@ _CAPTIONS = (
 
 
 class Probe(NamedTuple):
-    """What both models see: pictures, their pixels by our transform `uint8 [B, S, S, 3]`, captions, ids `[B, T]`."""
+    """What both models see: pictures, their pixels by our transform `uint8 [B, H, W, 3]`, captions, ids `[B, T]`."""
 
     pictures: list
     pixels: np.ndarray
@@ -46,9 +46,10 @@ class Answers(NamedTuple):
 
 def probe(model: CLIP, tokenizer: Tokenizer, resize_mode: str) -> Probe:
     """Makes pictures (landscape, portrait, square; noise under a gradient) and tokenizes captions."""
-    rng, side = np.random.default_rng(0), model.image_size
-    pictures = [_picture(rng, *size) for size in ((3 * side, 2 * side), (side, 2 * side), (side, side))]
-    pixels = np.stack([transforms.fixed_view(picture, (side, side), resize_mode) for picture in pictures])
+    rng, (height, width) = np.random.default_rng(0), model.shape
+    sizes = ((3 * width, 2 * height), (width, 2 * height), (width, height))
+    pictures = [_picture(rng, *size) for size in sizes]
+    pixels = np.stack([transforms.fixed_view(picture, model.shape, resize_mode) for picture in pictures])
     return Probe(pictures, pixels, _CAPTIONS, tokenizer.encode_batch(_CAPTIONS, model.context_length)[0])
 
 
@@ -105,7 +106,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def normalised(model: CLIP, seen: Probe) -> np.ndarray:
-    """The pixels as PyTorch models take them: `float32 [B, 3, S, S]`."""
+    """The pixels as PyTorch models take them: `float32 [B, 3, H, W]`."""
     pixels = (seen.pixels / 255.0 - np.array(model.pixel_mean)) / np.array(model.pixel_std)
     return pixels.astype(np.float32).transpose(0, 3, 1, 2)
 

@@ -91,7 +91,7 @@ def open_source(path, **overrides) -> Source:
 def config_shapes(config, vocabulary: int) -> dict[str, tuple[int, ...]]:
     """The shapes of the parameters of a config's model by flat name."""
     model = clip.from_config(config, vocabulary, vocabulary - 1, total.scales(config.objective))
-    images = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
+    images = jnp.zeros((1, *model.shape, 3), jnp.uint8)
     tree = jax.eval_shape(lambda: nn.unbox(model.init(jax.random.key(0), images, jnp.zeros((1, 3), jnp.int32))))
     return {name: leaf.shape for name, leaf in names.flat(tree["params"]).items()}
 
@@ -122,7 +122,9 @@ def _layout(found: weights.Weights, file) -> tuple[ModuleType, weights.Weights]:
 
 def _config(facts: formats.Facts, sizes: formats.Sizes, sigmoid: bool):
     config = configs.get_config()
-    config.data.image_size, config.data.context_length = sizes.image_size, sizes.context_length
+    height, width = sizes.image_shape
+    config.data.image_size, config.data.image_width = height, 0 if width == height else width
+    config.data.context_length = sizes.context_length
     config.data.resize_mode = facts.resize_mode
     config.model.preset = presets.name_of(sizes.preset)
     for key in ("activation", "layer_norm_epsilon", "pool", "text_pool"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 import math
+from typing import NamedTuple
 
 from etils import epath
 from flax import traverse_util
@@ -11,8 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from harmopower import config as configs
+from harmopower.data import transforms
 from harmopower.data.tokenize import FILE_NAME, Tokenizer, TokenizerError
-from harmopower.interop import names
+from harmopower.interop import formats, names
 from harmopower.interop import source as sources
 from harmopower.interop.weights import ConversionError, new_folder
 from harmopower.models import clip
@@ -44,11 +46,28 @@ def resample_text_position(position, length: int):
     return jax.image.resize(position, (length, position.shape[1]), "linear", antialias=False)
 
 
-def resample(name: str, position, shape: tuple[int, ...]):
-    """Resamples the parameter of that flat name, one of `POSITIONS`, to another number of positions."""
-    if name == "vision/position":
-        return resample_position(position, math.isqrt(shape[0] - 1))
-    return resample_text_position(position, shape[0])
+class Resampling(NamedTuple):
+    """What positions are resampled from and to: the patch grids of the image towers."""
+
+    old: tuple[int, int]
+    new: tuple[int, int]
+
+    def apply(self, name: str, array, shape: tuple[int, ...]):
+        """The parameter of that flat name with the shape that is wanted; only those of `POSITIONS` change."""
+        if name == "vision/position" and self.old != self.new:
+            return resample_position(array, self.old, self.new)
+        return array if array.shape == shape else resample_text_position(array, shape[0])
+
+    def told(self, name: str, there: tuple[int, ...], here: tuple[int, ...]) -> str:
+        """What happens to a parameter; empty where nothing does. A grid can be another one of as many patches."""
+        if name == "vision/position" and self.old != self.new:
+            grids = " to ".join(f"{1 + rows * columns}" for rows, columns in self)
+            return f"{name} is resampled from {grids} positions ({_grids(self)})"
+        return "" if there == here else f"{name} is resampled from {there[0]} to {here[0]} positions"
+
+
+def _grids(both: Iterable[tuple[int, int]]) -> str:
+    return " to ".join(f"{rows} x {columns}" for rows, columns in both)
 
 
 def load_init(path: str, params, config, say: Callable[[str], None] = print):
@@ -77,10 +96,15 @@ def load_init(path: str, params, config, say: Callable[[str], None] = print):
             say(f"config.init {path}: {note}")
     for line in differences(made_with, config):
         say(f"config.init {path} was made with other settings: {line}")
-    _check(path, shapes, fresh, read, say)
+    resampling = Resampling(clip.grid(made_with), clip.grid(config))
+    _check(path, shapes, fresh, read, resampling, say)
     _say_what_is_clamped(path, shapes, read, say)
     return traverse_util.unflatten_dict(
-        {name: _place(name, read(name), leaf) if name in shapes else leaf for name, leaf in fresh.items()}, sep="/"
+        {
+            name: _place(resampling.apply(name, read(name), leaf.shape), leaf) if name in shapes else leaf
+            for name, leaf in fresh.items()
+        },
+        sep="/",
     )
 
 
@@ -168,11 +192,12 @@ def _say_what_is_clamped(path: str, shapes: dict, read, say) -> None:
         )
 
 
-def _check(path: str, shapes: dict, fresh: dict, read, say) -> None:
+def _check(path: str, shapes: dict, fresh: dict, read, resampling: Resampling, say) -> None:
     wrong = []
     for name in sorted(fresh.keys() | shapes.keys()):
         there, here = shapes.get(name), fresh[name].shape if name in fresh else None
-        if there == here:
+        resampled = resampling.told(name, there, here) if there is not None and here is not None else ""
+        if there == here and not resampled:
             continue
         if name == "logit_bias":
             say(f"config.init {path}: {_about_the_bias(here is None, float(read('logit_scale')))}")
@@ -181,7 +206,7 @@ def _check(path: str, shapes: dict, fresh: dict, read, say) -> None:
         elif there is None and name != "logit_scale" and names.is_scalar_of_a_loss(name):  # it knew other losses
             say(f"config.init {path}: {name} starts fresh, the source has none")
         elif there is not None and name in POSITIONS and there[1:] == here[1:]:
-            say(f"config.init {path}: {name} is resampled from {there[0]} to {here[0]} positions")
+            say(f"config.init {path}: {resampled}")
         else:
             wrong.append(f"{name} is {list(there) if there is not None else 'missing'} there, {list(here)} here")
     if wrong:
@@ -190,9 +215,7 @@ def _check(path: str, shapes: dict, fresh: dict, read, say) -> None:
         )
 
 
-def _place(name: str, array, leaf):
-    if array.shape != leaf.shape:
-        array = resample(name, array, leaf.shape)
+def _place(array, leaf):
     if isinstance(array, jax.Array) and array.sharding == leaf.sharding:
         return array
     whole = np.asarray(array)  # every process has all of it
@@ -204,6 +227,7 @@ def convert(
     output,
     *,
     image_size: int | None = None,
+    image_width: int | None = None,
     context_length: int | None = None,
     tokenizer: str = "",
     say: Callable[[str], None] = print,
@@ -214,7 +238,8 @@ def convert(
     Args:
       path: the source, see `source.open_source`.
       output: the new folder; appears whole or not at all.
-      image_size, context_length: what the positions are resampled to; None keeps them.
+      image_size, image_width, context_length: what the positions are resampled to; None keeps them, of `image_width`
+        beside an `image_size` makes a square.
       tokenizer: `tokenizer.json`, a folder with one, `clip`, or `hf:NAME`; empty takes the source's.
       overrides: facts that the user states, see `formats.Facts`.
 
@@ -224,14 +249,17 @@ def convert(
     source = sources.open_source(path, **overrides)
     config = source.config
     config.init, config.data.tokenizer = str(path), ""
-    config.data.image_size = image_size or config.data.image_size
+    old = clip.grid(config)
+    if image_size or image_width:
+        config.data.image_size, config.data.image_width = image_size or config.data.image_size, image_width or 0
+    resampling = Resampling(old, clip.grid(config))
     config.data.context_length = context_length or config.data.context_length
     found = _tokenizer(source, tokenizer, say)
     for note in source.notes:
         say(note)
     wanted = sources.config_shapes(config, source.vocabulary)
     with new_folder(output, {"source": str(path)}) as folder:
-        params = {name: jnp.asarray(_resampled(source, name, shape, say)) for name, shape in wanted.items()}
+        params = {name: jnp.asarray(_resampled(source, name, shape, resampling, say)) for name, shape in wanted.items()}
         with CheckpointWriter(str(folder)) as checkpoints:
             checkpoints.save(0, TrainState(jnp.zeros((), jnp.int32), params, ()), {})
         (folder / "config.json").write_text(configs.to_json(config))
@@ -239,16 +267,15 @@ def convert(
             found.save(folder / FILE_NAME)
     say(
         f"{output}: config.model.preset {config.model.preset}, {sum(map(math.prod, wanted.values())):,} parameters, "
-        f"{config.data.image_size} px, {config.data.context_length} tokens"
+        f"{formats.pixels(transforms.shape_of(config.data))}, {config.data.context_length} tokens"
     )
 
 
-def _resampled(source: sources.Source, name: str, shape: tuple[int, ...], say):
+def _resampled(source: sources.Source, name: str, shape: tuple[int, ...], resampling: Resampling, say):
     array = source.read(name)
-    if array.shape == shape:
-        return array
-    say(f"{name} is resampled from {array.shape[0]} to {shape[0]} positions")
-    return resample(name, array, shape)
+    if told := resampling.told(name, array.shape, shape):
+        say(told)
+    return resampling.apply(name, array, shape)
 
 
 def _tokenizer(source: sources.Source, spec: str, say) -> Tokenizer | None:

@@ -41,6 +41,11 @@ class _Transformer(nn.Module):
         return x
 
 
+def _patches(size, patch: int) -> int:
+    height, width = (size, size) if isinstance(size, int) else size
+    return (height // patch) * (width // patch)
+
+
 class _Vision(nn.Module):
     def __init__(self, shared: int, config: dict, activation, norm):
         super().__init__()
@@ -48,7 +53,7 @@ class _Vision(nn.Module):
         self.mean = config["pool_type"] == "avg"
         self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(width))
-        self.positional_embedding = nn.Parameter(torch.zeros((config["image_size"] // patch) ** 2 + 1, width))
+        self.positional_embedding = nn.Parameter(torch.zeros(_patches(config["image_size"], patch) + 1, width))
         self.ln_pre, self.ln_post = norm(width), norm(width)
         self.transformer = _Transformer(width, config["layers"], width // config["head_width"], activation, norm)
         self.proj = nn.Parameter(torch.zeros(width, shared))

@@ -62,6 +62,11 @@ class ToTensor:
         return to_tensor(image)
 
 
+def resize(image, size, interpolation=InterpolationMode.BILINEAR):
+    """An image resized to height and width."""
+    return Resize(size, interpolation)(image)
+
+
 def to_tensor(image):
     return torch.from_numpy(np.array(image).transpose(2, 0, 1)).float() / 255
 
@@ -112,7 +117,7 @@ def install() -> None:
         name: type(name, (_Unused,), {})
         for name in ("RandomResizedCrop", "ColorJitter", "Grayscale", "RandomHorizontalFlip", "RandomCrop")
     }
-    functional = _module("torchvision.transforms.functional", to_tensor=to_tensor)
+    functional = _module("torchvision.transforms.functional", to_tensor=to_tensor, resize=resize)
     transforms = _module(
         "torchvision.transforms",
         functional=functional,

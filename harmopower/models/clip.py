@@ -44,6 +44,7 @@ class CLIP(nn.Module):
     learnt: tuple[tuple[str, float, bool], ...] = CLIP_SCALES  # scalars of the losses: name, start, logarithmic
     position_init: str = "sincos"
     frozen_blocks: tuple[int, int] = (0, 0)  # first blocks of the image and text tower whose weights have no gradient
+    image_width: int = 0  # 0: images are square
 
     def setup(self) -> None:
         self.vision = VisionTower(
@@ -75,10 +76,15 @@ class CLIP(nn.Module):
         return "sigmoid" if any(name == "logit_bias" for name, *_ in self.learnt) else "softmax"
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return self.image_size, self.image_width or self.image_size
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patch grid."""
-        side = self.image_size // self.preset.patch_size
-        return side, side
+        height, width = self.shape
+        return height // self.preset.patch_size, width // self.preset.patch_size
 
     def encode_image(
         self,
@@ -134,16 +140,16 @@ def grid(config: ConfigDict) -> tuple[int, int]:
     """Rows and columns of the patch grid of a run's config.
 
     Raises:
-      ConfigError: the preset is unknown or the image size is no multiple of its patch size.
+      ConfigError: the preset is unknown or a side of the images is no multiple of its patch size.
     """
-    patch_size = presets.get(config.model.preset).patch_size
-    side, rest = divmod(config.data.image_size, patch_size)
-    if rest:
-        raise ConfigError(
-            f"config.data.image_size {config.data.image_size} is no multiple of the patch size {patch_size} of "
-            f"config.model.preset {config.model.preset}"
-        )
-    return side, side
+    patch_size, data = presets.get(config.model.preset).patch_size, config.data
+    for key in ("image_size", "image_width"):
+        if data[key] % patch_size:
+            raise ConfigError(
+                f"config.data.{key} {data[key]} is no multiple of the patch size {patch_size} of "
+                f"config.model.preset {config.model.preset}"
+            )
+    return data.image_size // patch_size, (data.image_width or data.image_size) // patch_size
 
 
 def text_pool(config: ConfigDict) -> str:
@@ -161,7 +167,7 @@ def from_config(
     logarithm (`harmopower.objectives.total.scales`).
 
     Raises:
-      ConfigError: the preset is unknown or the image size is no multiple of its patch size.
+      ConfigError: the preset is unknown or a side of the images is no multiple of its patch size.
     """
     grid(config)
     preset = presets.get(config.model.preset)
@@ -170,6 +176,7 @@ def from_config(
     return CLIP(
         preset=preset,
         image_size=config.data.image_size,
+        image_width=config.data.image_width,
         context_length=config.data.context_length,
         vocabulary=vocabulary,
         eot_id=eot_id,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -114,17 +113,18 @@ def filled_cells(filled: Int[AnyArray, "B 2"], grid: tuple[int, int]) -> Bool[Ar
     return rows[:, :, None] & columns[:, None, :]
 
 
-def resample_position(position: Float[AnyArray, "old width"], grid: int) -> Float[Array, "new width"]:
-    """Resamples positions `[1 + old * old, width]` to a `grid` x `grid` of patches, the class token's kept.
+def resample_position(
+    position: Float[AnyArray, "old width"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Array, "new width"]:
+    """Resamples positions `[1 + rows * columns, width]` of an old grid of patches to a new one, the class token's kept.
 
-    Bicubic (Keys, a = -0.5) with antialiasing, as OpenCLIP does. Those of that grid come back as they are.
+    Bicubic (Keys, a = -0.5) with antialiasing, as OpenCLIP does. Those of the same grid come back as they are.
     """
-    old, width = math.isqrt(position.shape[0] - 1), position.shape[1]
-    if old == grid:
+    if old == new:
         return jnp.asarray(position)
-    patches = position[1:].reshape(old, old, width)
-    new = jax.image.resize(patches, (grid, grid, width), "cubic", antialias=True)
-    return jnp.concatenate([position[:1], new.reshape(grid * grid, width)])
+    width = position.shape[1]
+    patches = jax.image.resize(position[1:].reshape(*old, width), (*new, width), "cubic", antialias=True)
+    return jnp.concatenate([position[:1], patches.reshape(-1, width)])
 
 
 def kept_patches(grid: tuple[int, int], dropout: float) -> int:

@@ -175,7 +175,8 @@ def _crops(config, hardware: bool) -> float:
         return 0.0
     filled = -count % min(needs.crop_chunk or count, count) if hardware else 0
     config = config.copy_and_resolve_references()
-    config.data.image_size = needs.crop_size or config.data.image_size
+    if needs.crop_size:
+        config.data.image_size, config.data.image_width = needs.crop_size, 0
     return (count + filled) * image_flops(config, whole=True)
 
 

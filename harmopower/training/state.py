@@ -33,7 +33,7 @@ class TrainState:
 
 
 def _start(model: CLIP, key):
-    images = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
+    images = jnp.zeros((1, *model.shape, 3), jnp.uint8)
     return dict(model.init(key, images, jnp.zeros((1, model.context_length), jnp.int32))["params"])
 
 

@@ -169,9 +169,10 @@ def encode(model: CLIP, params, batch, config, crops_by=None) -> Features:
     apply = functools.partial(_apply, model, params)
     image = apply(batch["image"], batch.get("kept_patches"), batch.get("content"), method="encode_image")
     text = apply(batch["tokens"], method="encode_text")
-    needs, extra = total.active(objective), {}
+    needs, extra, ends = total.active(objective), {}, 1
     if "content" in batch:
         extra["filled"] = model.filled(batch["content"])
+        ends = batch["content"] / jnp.array(model.shape)
     if "box_tokens" in batch:  # for an objective that compares them, or for regions that have no other words
         encode_text = functools.partial(apply, method="encode_text")
         extra["region_text"] = _region_texts(encode_text, batch["box_tokens"], config.data.region_text_every)
@@ -180,7 +181,8 @@ def encode(model: CLIP, params, batch, config, crops_by=None) -> Features:
         tower = teacher.at_side(model, teacher.without_gradient(params, crops_by), needs.crop_size)
         encode_image = lambda crops: _apply(*tower, crops, method="encode_image").pooled
         boxes = batch["boxes"][:, : teacher.crop_rows(config.data)]
-        extra["crops"] = teacher.encode_crops(encode_image, batch["image"], boxes, needs.crop_chunk, needs.crop_size)
+        how = needs.crop_chunk, needs.crop_size, ends
+        extra["crops"] = teacher.encode_crops(encode_image, batch["image"], boxes, *how)
     return total.gather_features(Towers(image, text, batch, **extra), objective, model.grid)
 
 

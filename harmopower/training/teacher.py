@@ -51,10 +51,10 @@ def without_gradient(params, teacher):
 
 def at_side(model: CLIP, params, side: int):
     """The model and parameters that encode images of that side, positions resampled; 0: those of the run's images."""
-    if not side or side == model.image_size:
+    if not side or (side, side) == model.shape:
         return model, params
-    smaller, tower = model.clone(image_size=side), params[TOWER]
-    position = vision.resample_position(tower["position"], smaller.grid[0])
+    smaller, tower = model.clone(image_size=side, image_width=0), params[TOWER]
+    position = vision.resample_position(tower["position"], model.grid, smaller.grid)
     return smaller, {**params, TOWER: {**tower, "position": position}}
 
 
@@ -73,7 +73,7 @@ def crop_rows(data: ConfigDict) -> int:
     return min(data.max_region_crops or data.max_boxes, data.max_boxes)
 
 
-def encode_crops(encode: Callable, images, boxes, chunk: int, side: int = 0) -> jax.Array:
+def encode_crops(encode: Callable, images, boxes, chunk: int, side: int = 0, ends=1) -> jax.Array:
     """The embeddings `[B, C, D]` of the enlarged boxes.
 
     Args:
@@ -82,10 +82,11 @@ def encode_crops(encode: Callable, images, boxes, chunk: int, side: int = 0) -> 
       boxes: `[B, C, 4]` as y0, x0, y1, x1 in shares of the image; of one without area the embedding is arbitrary.
       chunk: boxes of each image that are encoded at once; 0 for all. The last chunk is filled up with empty boxes.
       side: of the crops, in pixels; 0: that of the images.
+      ends: `[B, 2]`, where the picture ends and padding begins, down and across, in shares of the image; 1: nowhere.
     """
     rows, count, _ = boxes.shape
     size = min(chunk or count, count)
-    filled = jnp.pad(enlarged(boxes), ((0, 0), (0, -count % size), (0, 0)))
+    filled = jnp.pad(enlarged(boxes, ends), ((0, 0), (0, -count % size), (0, 0)))
     chunks = jnp.moveaxis(filled.reshape(rows, -1, size, 4), 1, 0)
 
     def encode_chunk(boxes):
@@ -96,8 +97,12 @@ def encode_crops(encode: Callable, images, boxes, chunk: int, side: int = 0) -> 
     return jnp.moveaxis(found, 0, 1).reshape(rows, -1, found.shape[-1])[:, :count]
 
 
-def enlarged(boxes) -> jax.Array:
-    """The boxes `[..., 4]` enlarged about their centres, cut at the image's edge as CLIPSelf and FineCLIP cut them."""
+def enlarged(boxes, ends=1) -> jax.Array:
+    """The boxes `[B, C, 4]` enlarged about their centres, cut at the picture's edge as CLIPSelf and FineCLIP cut them.
+
+    `ends`: see `encode_crops`.
+    """
     boxes = jnp.asarray(boxes, jnp.float32)
     centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, ENLARGEMENT / 2 * (boxes[..., 2:] - boxes[..., :2])
-    return jnp.clip(jnp.concatenate([centre - half, centre + half], axis=-1), 0, 1)
+    edges = jnp.broadcast_to(jnp.asarray(ends, jnp.float32), (boxes.shape[0], 2))
+    return jnp.clip(jnp.concatenate([centre - half, centre + half], axis=-1), 0, jnp.tile(edges, 2)[:, None])

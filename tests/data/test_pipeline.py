@@ -464,6 +464,17 @@ def test_batches_of_a_mixture_say_what_is_padding_where_one_part_is_letterboxed(
     assert "content" not in pipeline.empty_batch(ConfigDict(OPTIONS | {"source": "a", "resize_mode": "squash"}), 3)
 
 
+def test_rows_of_rectangles(tokenizer):
+    row = _row(tokenizer, _wide(0), image_width=48, resize_mode="letterbox", padded=True, max_boxes=4)
+    assert row["image"].shape == (16, 48, 3) and row["content"].tolist() == [16, 32]
+    assert (row["image"][:, :32] == 255).all() and not row["image"][:, 32:].any()
+    np.testing.assert_allclose(row["boxes"][row["box_valid"]].max(0)[3], 2 / 3, rtol=1e-6)
+    row = _row(tokenizer, _wide(0), image_width=48, regions="random", grid=(4, 12), max_boxes=40)
+    assert row["image"].shape == (16, 48, 3) and row["boxes"].max() == 1
+    data = ConfigDict(OPTIONS | {"source": "a", "resize_mode": "squash", "image_width": 48})
+    assert pipeline.empty_batch(data, 3)["image"].shape == (3, 16, 48, 3)
+
+
 @pytest.mark.parametrize(
     "changes, words", [(dict(resize_mode="longest"), "longest"), (dict(resize_mode="letterbox"), "padded=True")]
 )

@@ -58,7 +58,7 @@ def tokens(model_and_params):
     def encode(pixels, dense):
         side = pixels.shape[1]
         sized = model.clone(image_size=side, dense=dense)
-        position = vision.resample_position(params["vision"]["position"], side // 16)
+        position = vision.resample_position(params["vision"]["position"], model.grid, (side // 16,) * 2)
         own = params | {"vision": params["vision"] | {"position": position}}
         run = jax.jit(lambda part: sized.apply({"params": own}, part, method="encode_image"))
         padded = np.concatenate([pixels, np.zeros((-len(pixels) % 32, *pixels.shape[1:]), np.uint8)])

@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image
 
 from harmopower.evaluation import encoder as encoders
+from harmopower.evaluation import framing, looks
 from harmopower.evaluation.encoder import Encoder
 from harmopower.evaluation.preparing import Row
-from harmopower.evaluation.suite import Prepared
+from harmopower.evaluation.suite import Look, Prepared, Seen
 from harmopower.evaluation.suites.records import RecordsTask
 from harmopower.features.regions import region_weights
 from harmopower.features.vectors import normalise
+from harmopower.models.vision import resample_position
 
 
 def rows(encoder, data, indices):
@@ -64,6 +66,32 @@ def test_padding_is_no_part_of_what_is_encoded(model_and_params, tokenizer):
         weights = region_weights(row.prepared.boxes, model.grid, "roi_align", end)
         expected = normalise(weights @ encoded.tokens[image])
         np.testing.assert_allclose(found.regions[2 * image : 2 * image + 2], expected, atol=1e-4)
+
+
+def test_rectangles_and_looks_at_them(model_and_params, tokenizer):
+    """A model of 32 x 96 pixels, its own features and those of a look of another shape, against the model itself."""
+    model, params = model_and_params
+    wide = model.clone(image_size=32, image_width=96)
+    position = resample_position(params["vision"]["position"], (4, 4), (2, 6))
+    params = params | {"vision": params["vision"] | {"position": position}}
+    encoder = Encoder(wide, params, tokenizer, 32, 16, 16, region_pooling="roi_align", image_width=96)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 100, 3), np.uint8)
+    image, boxes, _ = encoder.view.take(png(noise), [[0.1, 0.2, 1, 0.7], [0, 0, 1, 1]])
+    look = Look((64, 32), ("cover_full",), False)
+    seen = Seen(framing.squashed(Image.fromarray(noise), look.shape, Image.Resampling.BICUBIC), boxes)
+    own = filled(encoder, [Row(0, Prepared(image, boxes, None, {"high": seen}))])
+    assert image.shape == (32, 96, 3) and seen.image.shape == (64, 32, 3)
+    found = encoder.encode_images(own)
+    encoded = wide.apply({"params": params}, image[None], method="encode_image")
+    np.testing.assert_allclose(found.images, normalise(encoded.pooled), atol=1e-4)
+    expected = normalise(region_weights(boxes, (2, 6), "roi_align") @ encoded.tokens[0])
+    np.testing.assert_allclose(found.regions, expected, atol=1e-4)
+    high = model.clone(image_size=64, image_width=32)
+    position = resample_position(params["vision"]["position"], (2, 6), (4, 2))
+    other = params | {"vision": params["vision"] | {"position": position}}
+    tokens = high.apply({"params": other}, seen.image[None], method="encode_image").tokens[0]
+    expected = normalise(region_weights(boxes, (4, 2), "cover") @ tokens)
+    np.testing.assert_allclose(looks.encode(encoder, own, "high", look)["cover_full"], expected, atol=1e-4)
 
 
 def png(pixels) -> bytes:

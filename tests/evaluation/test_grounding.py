@@ -8,6 +8,7 @@ import pytest
 
 from harmopower.errors import ConfigError
 from harmopower.evaluation import grounding, running, suites
+from harmopower.features.regions import region_weights
 from tests.evaluation import literal_boxes as literal
 from tests.evaluation import miniatures
 from tests.evaluation.conftest import SIZE
@@ -117,8 +118,17 @@ def test_the_small_measures_by_hand():
     np.testing.assert_allclose(grounding.overlaps(boxes, boxes[:2]), [[1, 0.5], [0.5, 1], [0, 0]])
     assert grounding.before(np.array([0.5, 0.5, 0.4, np.nan]), np.array([False, True, False, False])) == 2
     assert grounding.chance(2, 4, 1) == 0.5 and grounding.chance(1, 3, 10) == 1
-    assert grounding.inside(2, np.array([[0, 0, 0.3, 0.3], [0.7, 0.2, 0.8, 0.9]])).tolist() == [True, False, True, True]
-    assert not grounding.inside(2, np.array([[0.3, 0.3, 0.4, 0.4]])).any()
+    assert grounding.inside((2, 2), np.array([[0, 0, 0.3, 0.3], [0.7, 0.2, 0.8, 0.9]])).tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert grounding.inside((1, 3), np.array([[0, 0.4, 1, 0.6]])).tolist() == [False, True, False]
+    cells = grounding.cells((2, 3))
+    assert cells.shape == (6, 4) and [grounding.inside((2, 3), cell[None]).argmax() for cell in cells] == [*range(6)]
+    np.testing.assert_allclose(region_weights(cells, (2, 3), "cover"), np.eye(6))
+    assert not grounding.inside((2, 2), np.array([[0.3, 0.3, 0.4, 0.4]])).any()
 
 
 def test_sets_that_are_not_there_say_how_to_get_them(chosen, tmp_path):

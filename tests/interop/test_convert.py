@@ -233,19 +233,21 @@ def test_a_config_without_weights_and_the_reverse(tmp_path, capsys):
     check_refused(tmp_path, capsys, tmp_path / "a", "model_type 'siglip' is none of 'clip'")
 
 
-@pytest.mark.parametrize("old, new", [(4, 7), (7, 4), (14, 24), (24, 14)])
+@pytest.mark.parametrize(
+    "old, new", [((4, 4), (7, 7)), ((7, 7), (4, 4)), ((14, 14), (24, 24)), ((14, 14), (7, 24)), ((6, 6), (5, 9))]
+)
 def test_image_positions_are_resampled_as_open_clip_does(old, new):
-    position = np.random.default_rng(0).normal(0, 1, (1 + old * old, 24)).astype(np.float32)
+    position = np.random.default_rng(0).normal(0, 1, (1 + old[0] * old[1], 24)).astype(np.float32)
     state = {"visual.positional_embedding": torch.from_numpy(position)}
 
     class Visual:
-        grid_size = (new, new)
+        grid_size = new
 
     class Model:
         visual = Visual()
 
     open_clip.model.resize_pos_embed(state, Model())
-    found = vision.resample_position(position, new)
+    found = vision.resample_position(position, old, new)
     np.testing.assert_allclose(found, state["visual.positional_embedding"].numpy(), atol=2e-5)
 
 
@@ -347,13 +349,34 @@ def test_init_resamples_positions(converted):
     config, told = settings(HEADS_OF_64, image_size=64, context_length=24), []
     found = flattened(starting.load_init(str(folder), fresh_params(config), config, told.append))
     expected = {
-        "vision/position": vision.resample_position(flat["vision/position"], 8),
+        "vision/position": vision.resample_position(flat["vision/position"], (4, 4), (8, 8)),
         "text/position": starting.resample_text_position(flat["text/position"], 24),
     }
     for name, position in expected.items():
         np.testing.assert_allclose(found[name], position, atol=1e-6)
     np.testing.assert_array_equal(found["vision/projection"], flat["vision/projection"])
-    assert f"config.init {folder}: vision/position is resampled from 17 to 65 positions" in told
+    assert f"config.init {folder}: vision/position is resampled from 17 to 65 positions (4 x 4 to 8 x 8)" in told
+
+
+def test_init_resamples_to_rectangles_and_between_grids_of_as_many_patches(converted, tmp_path):
+    folder, flat = converted
+    config, told = settings(HEADS_OF_64, image_size=16), []
+    config.data.image_width = 64
+    found = flattened(starting.load_init(str(folder), fresh_params(config), config, told.append))
+    expected = vision.resample_position(flat["vision/position"], (4, 4), (2, 8))
+    np.testing.assert_allclose(found["vision/position"], expected, atol=1e-6)
+    assert f"config.init {folder}: vision/position is resampled from 17 to 17 positions (4 x 4 to 2 x 8)" in told
+    write_run(tmp_path / "wide", config, random_params(config))
+    high = settings(HEADS_OF_64, image_size=64)
+    high.data.image_width = 16
+    wide = random_params(config)["vision/position"]
+    found = flattened(starting.load_init(str(tmp_path / "wide"), fresh_params(high), high, told.append))
+    expected = vision.resample_position(wide, (2, 8), (8, 2))
+    np.testing.assert_allclose(found["vision/position"], expected, atol=1e-6)
+    told.clear()
+    again = flattened(starting.load_init(str(tmp_path / "wide"), fresh_params(config), config, told.append))
+    np.testing.assert_array_equal(again["vision/position"], wide)
+    assert not any("resampled" in line for line in told)
 
 
 def test_captions_that_fit_a_shorter_context_mean_the_same(converted):

@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from harmopower.data import images, transforms
-from harmopower.interop import formats, huggingface
+from harmopower.interop import formats, huggingface, source, starting, weights
 from harmopower.interop import open_clip as layout
 
 GOLDEN = Path(__file__).parent / "golden.jpg"  # 150 x 100, drawn and compressed by make_golden.py
@@ -53,6 +53,28 @@ def test_open_clip_and_hugging_face_agree(exported):
     processor = transformers.CLIPProcessor.from_pretrained(folder / "huggingface")
     found = processor(images=image, return_tensors="pt")["pixel_values"][0]
     assert np.abs(grey_levels(found) - ours(mode)).max() <= 1.01
+
+
+@pytest.mark.parametrize("mode", ["squash", "shortest"])
+def test_open_clip_holds_rectangles(mode, tmp_path):
+    """The proof compares embeddings and pixels; then the folder is read back, and Hugging Face's format refuses."""
+    config, told = settings(image_size=16, resize_mode=mode), []
+    config.data.image_width = 48
+    flat = random_params(config)
+    model = write_export(tmp_path / "out", "open_clip", config, flat, told.append)
+    assert any("open_clip" in line and "ids and pixels compared too" in line for line in told), told
+    assert model.grid == (2, 6) and "16 x 48 px" in (tmp_path / "out" / "README.md").read_text()
+    again = source.open_source(tmp_path / "out")
+    assert transforms.shape_of(again.config.data) == (16, 48)
+    np.testing.assert_array_equal(again.read("vision/position"), flat["vision/position"])
+    starting.convert(tmp_path / "out", tmp_path / "square", image_size=32, say=told.append)
+    assert "vision/position is resampled from 13 to 17 positions (2 x 6 to 4 x 4)" in told
+    for size in ((60, 120), (120, 60), (97, 50), (31, 100)):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+        preprocess = open_clip.image_transform((16, 48), is_train=False, resize_mode=mode)
+        assert np.abs(grey_levels(preprocess(image)) - transforms.fixed_view(image, (16, 48), mode)).max() <= 0.01
+    with pytest.raises(weights.ConversionError, match="one image_size, but .*image_size is 16 and image_width 48"):
+        write_export(tmp_path / "other", "huggingface", config, flat)
 
 
 def test_the_modes_differ():

@@ -237,6 +237,30 @@ def test_refuses_unknown_preset_and_image_size():
     config.data.image_size = 30
     with pytest.raises(ConfigError, match="image_size 30 .* patch size 16"):
         clip.from_config(config, 64, EOT)
+    config.data.image_size, config.data.image_width = 64, 40
+    with pytest.raises(ConfigError, match="image_width 40 .* patch size 16"):
+        clip.from_config(config, 64, EOT)
+
+
+def test_rectangles():
+    """Patches row by row, positions by rows and columns, an equal square model where the width is the height."""
+    config = small(pool="mean")
+    config.data.image_size, config.data.image_width = 32, 96
+    model = clip.from_config(config, 64, EOT)
+    assert model.shape == (32, 96) and model.grid == clip.grid(config) == (2, 6)
+    images = jax.random.randint(jax.random.key(1), (2, 32, 96, 3), 0, 256).astype(jnp.uint8)
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(0), images, jnp.zeros((1, 12), jnp.int32)))
+    position = np.asarray(params["params"]["vision"]["position"])[1:].reshape(2, 6, -1)
+    quarter = position.shape[-1] // 4
+    assert (position[0, :, : 2 * quarter] == position[1, :, : 2 * quarter]).all()  # of the column alone
+    assert (position[:, :1, 2 * quarter :] == position[:, :, 2 * quarter :]).all()  # of the row alone
+    encode = jax.jit(lambda images, kept: model.apply(params, images, kept, method="encode_image").tokens)
+    moved = images.at[:, 16:, 80:].set(0)  # the last patch: row 1, column 5
+    kept = jnp.array([[0, 5, 6, 10]] * 2)
+    np.testing.assert_array_equal(encode(images, kept), encode(moved, kept))
+    assert abs(encode(images, kept.at[:, 3].set(11)) - encode(moved, kept.at[:, 3].set(11))).max() > 1e-3
+    config.data.image_size, config.data.image_width = 64, 64
+    assert clip.from_config(config, 64, EOT).grid == (4, 4)
 
 
 def test_positions_start_from_sines_or_from_clips_noise():

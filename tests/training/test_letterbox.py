@@ -8,6 +8,7 @@ import pytest
 from harmopower.data import pipeline
 from harmopower.models import clip
 from harmopower.objectives import total
+from harmopower.training import accounting, planning
 from harmopower.training import step as steps
 from tests.training.common import micro
 
@@ -54,6 +55,24 @@ def test_the_pixels_of_padding_change_no_region_feature(pooling):
     assert (
         abs(blind.regions - before.regions).max((1, 2))[np.arange(16) % 4 > 0] > 1e-3
     ).all()  # who is not told sees the difference
+
+
+def test_a_step_on_rectangles_counts_and_trains_what_they_hold():
+    config, model, params, batch = letterboxed(data__image_width=64, model__pool="mean")
+    assert batch["image"].shape == (16, 32, 64, 3) and model.grid == (2, 4)
+    gradient = jax.jit(lambda batch: steps.gradient(model, config, params, batch, 0, jax.random.key(1)))
+    gradients, metrics = gradient(batch)
+    assert np.isfinite(list(metrics.values())).all() and metrics["global_region/pairs"] > 0
+    moved = np.abs(gradients["vision"]["position"][1:]).max(1).reshape(2, 4) > 0
+    assert moved.all()
+    square = config.copy_and_resolve_references()
+    square.data.image_size, square.data.image_width = 64, 32
+    assert accounting.image_flops(config) == accounting.image_flops(square)
+    square.data.image_width = 0
+    assert accounting.image_flops(config) < 0.55 * accounting.image_flops(square)
+    assert planning.Step(config, lambda config: model).arguments()["batch"] == sum(
+        rows.nbytes for rows in batch.values()
+    )
 
 
 def test_a_letterboxed_step_has_a_finite_gradient_that_slices_do_not_change():

@@ -171,7 +171,7 @@ def test_crops_of_another_size_are_seen_with_resampled_positions(mesh):
     params = states.create(model, optimizers.make_optimizer(config), mesh, 0).params
     smaller = common.micro(data__image_size=32)[1]
     assert smaller.grid == (2, 2) != model.grid
-    position = vision.resample_position(params["vision"]["position"], 2)
+    position = vision.resample_position(params["vision"]["position"], (3, 3), (2, 2))
     tower = {**params["vision"], "position": position}
     images = jax.image.resize(batch["image"] / np.float32(255), (16, 32, 32, 3), "linear")
     target = smaller.apply({"params": {**params, "vision": tower}}, images, method="encode_image").pooled
@@ -181,6 +181,9 @@ def test_crops_of_another_size_are_seen_with_resampled_positions(mesh):
 
 
 def test_boxes_are_enlarged_about_their_centres_and_cut_at_the_edge():
-    boxes = np.array([[0.4, 0.4, 0.6, 0.8], [0.0, 0.5, 0.4, 1.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
+    boxes = np.array([[0.4, 0.4, 0.6, 0.8], [0.0, 0.5, 0.4, 1.0], [0.0, 0.0, 0.0, 0.0]], np.float32)[None]
     expected = [[0.35, 0.3, 0.65, 0.9], [0.0, 0.375, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(teacher.enlarged(boxes), expected, atol=1e-6)
+    np.testing.assert_allclose(teacher.enlarged(boxes)[0], expected, atol=1e-6)
+    both = teacher.enlarged(np.repeat(boxes, 2, 0), np.array([[0.62, 1], [1, 0.85]]))  # of pictures with padding
+    np.testing.assert_allclose(both[0, 0], [0.35, 0.3, 0.62, 0.9], atol=1e-6)
+    np.testing.assert_allclose(both[1, :2], [[0.35, 0.3, 0.65, 0.85], [0.0, 0.375, 0.5, 0.85]], atol=1e-6)

@@ -36,7 +36,7 @@ class Statistics:
 
     Attributes:
       tokenizer, context_length: what captions are measured with: `config.data.tokenizer` and `context_length`.
-      image_size: the sides of regions are given in pixels of an image of this side, `config.data.image_size`.
+      image_size: the sides of regions are given in pixels of a square image of this side.
     """
 
     tokenizer: Tokenizer

@@ -23,6 +23,7 @@ from PIL import Image
 from harmopower.data import images as decoding
 from harmopower.data.readers import coco
 from harmopower.data.records import DataSourceError
+from harmopower.data.transforms import shape_of
 from harmopower.errors import ConfigError, RecordError
 from harmopower.evaluation import boxes, framing, prompts, sets
 from harmopower.evaluation.coco_files import Annotated, Photo, Photos
@@ -64,7 +65,7 @@ class Boxes(Task):
         Raises:
           ConfigError: `evaluation.box_features` names something else.
         """
-        self.source, self._published, self._size = photos, published, config.data.image_size
+        self.source, self._published, self._shape = photos, published, shape_of(config.data)
         features, patch = chosen(config), presets.get(config.model.preset).patch_size
         usual = _SIDE_OF_14 if patch == 14 else _SIDE
         side = config.evaluation.padded_size or usual
@@ -78,11 +79,11 @@ class Boxes(Task):
         plain = tuple(feature for feature in features if feature != "crop" and not feature.startswith("mask"))
         self.looks = {}
         if "panoptic" in photos.kinds:
-            self.looks = {"clipself": Look(side, features, True)}
+            self.looks = {"clipself": Look((side, side), features, True)}
         if "panoptic" in photos.kinds and plain:
-            self.looks["fineclip"] = Look(self._size, plain, True)
+            self.looks["fineclip"] = Look(self._shape, plain, True)
         if "instances" in photos.kinds and plain:
-            self.looks["fgclip"] = Look(self._size, plain, False)
+            self.looks["fgclip"] = Look(self._shape, plain, False)
 
     @property
     def metrics(self) -> list[str]:
@@ -107,12 +108,12 @@ class Boxes(Task):
                 self._panoptic(picture, example, seen, facts)
             if "fgclip" in self.looks:
                 own = example.annotated.get("instances", _NONE)
-                pixels = framing.squashed(picture, self._size, Image.Resampling.BICUBIC)
+                pixels = framing.squashed(picture, self._shape, Image.Resampling.BICUBIC)
                 seen["fgclip"] = Seen(pixels, framing.shares(own.boxes, picture.size))
                 facts["fgclip"] = own.labels
         except RecordError as error:
             raise RecordError(f"{example.where}: {error}") from error
-        return Prepared(framing.squashed(picture, view.image_size, Image.Resampling.BICUBIC), NO_BOXES, facts, seen)
+        return Prepared(framing.squashed(picture, view.shape, Image.Resampling.BICUBIC), NO_BOXES, facts, seen)
 
     def _panoptic(self, picture: Image.Image, example: Photo, seen: dict, facts: dict) -> None:
         own = example.annotated.get("panoptic", _NONE)
@@ -127,14 +128,14 @@ class Boxes(Task):
                 found.append(box)
         pixels, features = np.array(found).reshape(-1, 4), self.looks["clipself"].features
         seen["clipself"] = Seen(
-            framing.padded(picture, self.looks["clipself"].side),
+            framing.padded(picture, self.looks["clipself"].shape),
             framing.in_padded(pixels, picture.size),
             self._masks(ids, own.ids[kept]) if any(name.startswith("mask") for name in features) else NO_MASKS,
             self._crops(picture, pixels, things[own.labels[kept]]) if "crop" in features else NO_CROPS,
         )
         facts["clipself"] = own.labels[kept]
         if "fineclip" in self.looks:
-            squashed = framing.squashed(picture, self._size, Image.Resampling.BILINEAR)
+            squashed = framing.squashed(picture, self._shape, Image.Resampling.BILINEAR)
             seen["fineclip"] = Seen(squashed, framing.shares(pixels, picture.size))
             facts["fineclip"] = own.labels[kept]
 
@@ -143,9 +144,9 @@ class Boxes(Task):
         return np.array(found, bool).reshape(-1, self._grid**2)
 
     def _crops(self, picture: Image.Image, pixels: np.ndarray, things: np.ndarray) -> np.ndarray:
-        size = self._size
-        found = [framing.cut_out(picture, box, size, bool(thing)) for box, thing in zip(pixels, things, strict=True)]
-        return np.array(found, np.uint8).reshape(-1, size, size, 3)
+        shape = self._shape
+        found = [framing.cut_out(picture, box, shape, bool(thing)) for box, thing in zip(pixels, things, strict=True)]
+        return np.array(found, np.uint8).reshape(-1, *shape, 3)
 
     def measure(self, vectors: Vectors) -> Found:
         """Each protocol's figures for each feature, and who is taken for whom."""

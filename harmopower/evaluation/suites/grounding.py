@@ -14,6 +14,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,13 @@ from harmopower.data import images as decoding
 from harmopower.data.readers import flickr30k_entities as entities
 from harmopower.data.readers import protocol
 from harmopower.data.records import DataSourceError
+from harmopower.data.transforms import shape_of
 from harmopower.errors import RecordError
 from harmopower.evaluation import framing, grounding, sets
 from harmopower.evaluation.sets import Published
 from harmopower.evaluation.suite import NO_BOXES, Found, Look, Prepared, Seen, Suite, Task, Vectors, View
 from harmopower.evaluation.suites.boxes import chosen
-from harmopower.models import presets
+from harmopower.models import clip
 
 _ENTITIES = Published(
     "flickr30k_entities",
@@ -76,12 +78,12 @@ class Entities(Task):
         self._images = sets.images_of(folder, "flickr30k-images")
         self.source = (folder / "test.txt").read_text(encoding="utf-8").split()
         self._unrelated = entities.unrelated(folder)
-        size, features = config.data.image_size, _plain(config)
-        self._grid = size // presets.get(config.model.preset).patch_size
+        shape, features = shape_of(config.data), _plain(config)
+        self._grid = clip.grid(config)
         dense = dict.fromkeys(feature.rpartition("_")[2] for feature in features)
         self.looks = {
-            "boxes": Look(size, features, False),
-            "patches": Look(size, tuple(f"cover_{way}" for way in dense), False),
+            "boxes": Look(shape, features, False),
+            "patches": Look(shape, tuple(f"cover_{way}" for way in dense), False),
         }
 
     @property
@@ -105,7 +107,7 @@ class Entities(Task):
         try:
             data = protocol.read_image(self._images, f"{example}.jpg")
             facts = self._facts(example, protocol.image_size(data))
-            pixels = framing.squashed(decoding.decode(data), view.image_size, Image.Resampling.BICUBIC)
+            pixels = framing.squashed(decoding.decode(data), view.shape, Image.Resampling.BICUBIC)
         except (protocol.BadSample, RecordError) as error:
             raise RecordError(f"image {example}: {error}") from error
         boxes = np.array([*_each(facts), *_merged(facts)], np.float32).reshape(-1, 4)
@@ -145,7 +147,9 @@ class Entities(Task):
 
     def _point(self, found: Found, name: str, facts: list[Chains], queries: list[np.ndarray], patches: np.ndarray):
         hits: dict[str, list[tuple[float, float]]] = {rule: [] for rule in _RULES}  # right or not, and by chance
-        for each, texts, own in zip(facts, queries, patches.reshape(len(facts), self._grid**2, -1), strict=True):
+        for each, texts, own in zip(
+            facts, queries, patches.reshape(len(facts), math.prod(self._grid), -1), strict=True
+        ):
             for chain, scores in zip(each.chains, texts @ own.T, strict=True):
                 boxes = each.boxes[chain]
                 for rule, targets in (("any_box", boxes), ("merged_box", grounding.merged(boxes)[None])):
@@ -209,7 +213,7 @@ class FgOvd(Task):
             for image, choice in _choices(folder / f"{name}_llava.jsonl", LEVELS[name][0]):
                 rows.setdefault(image, []).append(choice)
         self.source = sorted(rows.items())
-        self.looks = {"boxes": Look(config.data.image_size, _plain(config), False)}
+        self.looks = {"boxes": Look(shape_of(config.data), _plain(config), False)}
 
     @property
     def metrics(self) -> list[str]:
@@ -233,7 +237,7 @@ class FgOvd(Task):
             picture = decoding.decode(protocol.read_image(self._images, name))
         except (protocol.BadSample, RecordError) as error:
             raise RecordError(f"{name}: {error}") from error
-        pixels = framing.squashed(picture, view.image_size, Image.Resampling.BICUBIC)
+        pixels = framing.squashed(picture, view.shape, Image.Resampling.BICUBIC)
         boxes = framing.shares(np.array([choice.box for choice in choices]), picture.size)
         return Prepared(pixels, NO_BOXES, choices, {"boxes": Seen(pixels, boxes)})
 
