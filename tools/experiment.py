@@ -104,15 +104,23 @@ def _tabulate(table: Table, name: str, path: Path, options, changes: dict) -> in
     texts = {"md": MARK + tabulating.markdown(table, name, there.current, runs)}
     texts["csv"] = tabulating.as_csv(table, there.current)
     written = _write(path, texts)
-    if importlib.util.find_spec("matplotlib"):
-        written.append(str(path.with_suffix(".png")))
-        plotting.figure(table, there.current).savefig(written[-1], dpi=120)
-    else:
-        print("no picture: it is drawn with matplotlib; install the extra `docs`")
+    written += _draw(table, there.current, path.with_suffix(".png"))
     for other in there.others:
         print(f"{other}: its row is of another definition and left out")
     print("written: " + ", ".join(written))
     return 0
+
+
+def _draw(table: Table, current: dict[str, dict], path: Path) -> list[str]:
+    if not importlib.util.find_spec("matplotlib"):
+        print("no picture: it is drawn with matplotlib; install the extra `docs`")
+        return []
+    picture = plotting.figure(table, current)
+    if picture is None:
+        print(f"no picture: there are no rows of {table.baselines[0]} yet")
+        return []
+    picture.savefig(path, dpi=120)
+    return [str(path)]
 
 
 def _write(rows: Path, texts: dict[str, str]) -> list[str]:

@@ -28,7 +28,7 @@ GR = {"objective.global_region.weight": 0.5}
 CROP = {**GR, "objective.global_region.mode": "crop", "data.max_region_crops": 1}
 # Said although they are the defaults, so that other defaults make other runs of it.
 FORM = {"weight": 0.2, "method": "nla", "zeta": 0.75, "temperature": 1e-3, "margin": 0.2}
-FORM |= {"negatives": "hardest", "loss": "triplet"}
+FORM |= {"negatives": "hardest", "loss": "triplet", "direction": "both", "words": "phrases"}
 POWERSET = OFF | {f"objective.powerset.{name}": value for name, value in FORM.items()}
 MIXED = {"data.regions": "mixed"}
 MENDS = {
@@ -53,7 +53,7 @@ def form(changes):
 
 
 def get_table():
-    """36 variants on three kinds of data."""
+    """40 variants on three kinds of data."""
     return Table(
         config="configs/scenes.py",
         seeds=(0, 1, 2),
@@ -80,6 +80,10 @@ def get_table():
             **{f"mixed_m{count}": {**POWERSET, **MIXED, "data.max_boxes": count} for count in (2, 4, 6, 8, 10)},
             "exact_mixed_m10": {**powerset(method="exact"), **MIXED, "data.max_boxes": 10},
             **{f"weight_{weight}": powerset(weight=weight) for weight in (0.05, 0.1, 0.5)},
+            "t1_alone": powerset(direction="tree_to_region"),
+            "t2_alone": powerset(direction="region_to_tree"),
+            "single_regions": powerset(method="single"),
+            "single_tokens": powerset(words="tokens"),
             **{name: powerset(**mend) for name, mend in MENDS.items()},
             "all_no_warmup": {"objective.powerset.warmup_steps": 0},
             "all": {},

@@ -9,15 +9,20 @@ _LOOKS = {tabulating.STEPS: ("o", "equal steps", -0.15), tabulating.FLOPS: ("s",
 
 
 def figure(table: Table, rows: Mapping[str, dict]):
-    """Differences to the first baseline, in points; a row of panels for each data set that has rows of it."""
+    """Differences to the first baseline, in points; a row of panels for each data set that has rows of it.
+
+    None where no data set has any: there is nothing to draw.
+    """
     from matplotlib.figure import Figure  # extra `docs`; without pyplot there is no window and no global state
 
     first = table.baselines[0]
     shown = [data for data in table.data if first in tabulating.lines(table, rows, data, tabulating.STEPS)]
+    if not shown:
+        return None
     variants = [name for name in table.variants if name != first]
-    size = (2 + 2.6 * len(table.measures), (0.8 + 0.26 * len(variants)) * max(len(shown), 1))
+    size = (2 + 2.6 * len(table.measures), (0.8 + 0.26 * len(variants)) * len(shown))
     picture = Figure(figsize=size, layout="constrained")
-    grid = picture.subplots(max(len(shown), 1), len(table.measures), squeeze=False, sharey=True)
+    grid = picture.subplots(len(shown), len(table.measures), squeeze=False, sharey=True)
     for panels, data in zip(grid, shown):
         for axes, measure in zip(panels, table.measures):
             _panel(axes, table, rows, data, measure, variants)

@@ -30,8 +30,8 @@ from harmopower.errors import CommandError, ConfigError
 from harmopower.settings import FREE
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
-# What the same definition may differ in: where a run begins is told by `start`, the rest changes no number.
-_NOT_COMPARED = ("seed", "init", "log.", "checkpoint.", "evaluation.every_steps", "evaluation.batch_size")
+# What the same definition may differ in, because it changes no number; the seed is part of a run's name.
+_NOT_COMPARED = ("seed", "log.", "checkpoint.", "evaluation.every_steps", "evaluation.batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Table:
             return Run(variant, data, seed, {}, needs, own.between[2], steps, weights, digest)
         all_changes = {**self.common, **self.data[data].changes, **own.changes, **(changes or {}), "seed": seed}
         config = _checked(self.config, all_changes, own.start)
-        settings = _settings(config, all_changes) | ({"start": own.start} if own.start else {})
+        settings = _settings(config, all_changes)
         digest = _digest(settings, made_of)
         return Run(variant, data, seed, all_changes, needs, None, config.total_steps, settings, digest)
 
@@ -228,7 +228,8 @@ def _checked(path: str, changes: Mapping[str, object], start: str):
         if key == "init":
             raise ConfigError("config.init is set by the table; say Variant(start=NAME)")
     config.update_from_flattened_dict(dict(changes))
-    config.init = start  # some settings need one; the path is not known yet
+    if start:
+        config.init = start  # the path is not known yet; the name tells the definition, and some settings need one
     configs.validate(config, devices=1)
     parts.check(config, platform="gpu" if config.model.attention == "cudnn" else "cpu")
     if not config.total_steps:

@@ -27,7 +27,7 @@ def test_every_run_is_valid_and_another_one(name, monkeypatch):
 def test_the_data_are_made_by_commands_that_are_understood():
     for path in FILES.values():
         for data in tables.load(path).data.values():
-            words = data.prepare or data.by_hand.partition("python -m tools.prepare ")[2]
+            words = data.prepare or data.by_hand.partition("python -m tools.prepare ")[2].partition(";")[0]
             options = prepare._parser().parse_args(words.split())
             assert str(options.output) in (data.changes.get("data.source"), "runs/data/scenes")
 

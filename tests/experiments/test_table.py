@@ -28,6 +28,8 @@ def test_the_definition_is_what_can_change_a_number(tmp_path):
     first = definitions()
     assert first["scenes/clip/seed0"] == first["scenes/clip/seed1"]  # the seed is the run's own name
     assert len(set(first.values())) == 4
+    settings = common.load(tmp_path, more=TUNED).runs()["scenes/tuned/seed0"].settings
+    assert settings["init"] == "clip" and settings["optimizer.learning_rate"] == 1e-4
     same = {'"scenes": Data({': '"scenes": Data({"data.threads": 2, "log.every_steps": 3, "checkpoint.keep": 1, '}
     assert definitions(**same) == first
     other = definitions(**{'"clip": {': '"clip": {"optimizer.b1": 0.8, '})

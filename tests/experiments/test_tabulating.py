@@ -170,3 +170,5 @@ def test_the_picture_shows_intervals(made):
     assert (steps, flops) == pytest.approx((11.0, 2.0))
     (bar,) = boxes.containers[0].lines[2][0].get_segments()
     assert sorted(bar[:, 0]) == pytest.approx([4.4276, 17.5724], abs=1e-3)
+    alone = {name: each for name, each in found.items() if each["variant"] == "powerset"}
+    assert plotting.figure(table, alone) is None
