@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
     plan = making.make_plan(options.data, settings)
     info = files.read_json(folder / overlays.INFO)
     if not options.force and info is not None and info["plan"] == plan.digest:
+        making.remove_parts(folder)
         return print(f"{folder} is made already")
     _start(options, folder, plan)
     if not options.join:

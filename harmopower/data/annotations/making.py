@@ -158,9 +158,14 @@ def join(directory, name: str, plan: plans.Plan) -> dict:
     files.remove_partial(folder)
     files.remove_partial(folder / FOLDER)
     files.write_json(folder / overlays.INFO, info)
-    for path in itertools.chain.from_iterable(tasks.values()):
-        path.unlink(missing_ok=True)
+    remove_parts(folder)
     return info
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the lines of the tasks, which a finished overlay does not need; a kill may have left them there."""
+    for path in (folder / FOLDER).glob("*.array_record"):
+        path.unlink(missing_ok=True)
 
 
 def _join_split(folder: Path, split: str, paths: list[Path]) -> dict:

@@ -2,13 +2,14 @@
 
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
 
 from harmopower import config as configs
 from harmopower.data import pipeline, records, sources
-from harmopower.data.annotations import match, overlays, protocol
+from harmopower.data.annotations import making, match, overlays, protocol
 from harmopower.data.tokenize import Tokenizer
 from tests.data.annotations import common
 from tests.data.preparing.common import tree
@@ -78,6 +79,19 @@ def test_an_incomplete_overlay_is_not_there_and_goes_on_where_it_was(data, capsy
     assert not [*making.glob("*partial*")] and len(overlays.read(data, "train", "match")) == 23
     assert common.run(data, "match", "--name", "match") == 0
     assert "is made already" in capsys.readouterr().out
+
+
+def test_a_kill_at_the_very_end_leaves_nothing_behind(data, monkeypatch):
+    assert common.run(data, "match", "--name", "match") == 0
+    expected = overlay_files(data)
+    other = common.data_set(data.parent / "other")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(making, "remove_parts", lambda _: sys.exit("killed"))
+        common.run(other, "match", "--name", "match")
+    making_folder = other / "annotations" / "match" / "making"
+    assert len(list(making_folder.glob("*.array_record"))) == 8 and overlays.read(other, "train", "match")
+    assert common.run(other, "match", "--name", "match") == 0
+    assert overlay_files(other) == expected and not list(making_folder.glob("*.array_record"))
 
 
 def test_lists_are_added_or_replaced_and_the_last_overlay_is_on_top(data):
