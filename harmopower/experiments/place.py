@@ -53,6 +53,8 @@ class Place:
                 "--region-metrics",
                 "*",
             ]
+        if self.step(run) == run.steps and not self.finished(run):  # a stop cut the last evaluation short
+            return [*_python("harmopower.evaluate"), "--workdir", str(self.folder(run))]
         changes = run.changes | ({"init": starts[0]} if starts else {})
         settings = [f"--config.{key}={_flag(value)}" for key, value in changes.items()]
         train = _python("harmopower.train")
@@ -87,11 +89,13 @@ class Place:
         Raises:
           CommandError: its workdir lacks what a row needs.
         """
-        trained = self._trained(run)
+        trained, found = self._trained(run), report_of(self.weights(run))
         training, evaluations = self._history(trained)
-        found = report_of(self.weights(run))
+        flops = run.steps * training["model_flops"] / training["step"]
         if run.alpha is not None:
-            evaluations = [_evaluation(run.steps, evaluations[-1]["model_flops"], found["metrics"], self._table)]
+            evaluations = []
+        if not evaluations or evaluations[-1]["step"] < run.steps:  # made by a command of its own
+            evaluations.append(_evaluation(run.steps, flops, found["metrics"], self._table))
         source = json.loads((self.folder(trained) / "run.json").read_text())
         return {
             "run": run.name,
@@ -105,7 +109,7 @@ class Place:
             "model_flops": evaluations[-1]["model_flops"],
             "metrics": _rounded(found["metrics"]),
             "evaluations": evaluations,
-            "training": _rounded(training) if run.alpha is None else {},
+            "training": _rounded({name: value for name, value in training.items() if run.alpha is None}),
             "made_with": made_with(),
         }
 
@@ -126,7 +130,7 @@ class Place:
             metrics = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
             if metrics:
                 evaluations.append(_evaluation(row["step"], row["step"] * a_step, metrics, self._table))
-        return {name: value for name, value in training[-1].items() if name != "step"}, evaluations
+        return training[-1], evaluations
 
 
 def report_of(workdir: Path) -> dict:

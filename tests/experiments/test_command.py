@@ -151,9 +151,12 @@ def test_a_table_is_run_stopped_killed_and_finished(source, tmp_path, capsys):
 
 def check_row(row):
     """A row is JSON of numbers, with evaluations that count up to the run's end."""
-    assert row["steps"] == 60 and [each["step"] for each in row["evaluations"]] == [20, 40, 60]
-    counted = [each["model_flops"] for each in row["evaluations"]]
-    assert counted[-1] == row["model_flops"] == pytest.approx(3 * counted[0])
+    steps = [each["step"] for each in row["evaluations"]]
+    assert row["steps"] == steps[-1] == 60 and steps == sorted({*steps} & {20, 40, 60})  # a stop may cut one short
+    counted = [each["model_flops"] / each["step"] for each in row["evaluations"]]
+    assert row["model_flops"] == row["evaluations"][-1]["model_flops"] and counted == pytest.approx(
+        [counted[0]] * len(steps)
+    )
     last = row["evaluations"][-1]["metrics"]
     assert last == {name: row["metrics"][name] for name in last} and "test/boxes/top1" in last
     assert set(row["data_fingerprint"]) and row["made_with"]["jax"]
