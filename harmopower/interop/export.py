@@ -28,8 +28,8 @@ def check_format(name: str, model: clip.CLIP, resize_mode: str) -> None:
     if resize_mode == "letterbox":
         raise weights.ConversionError(
             "config.data.resize_mode is letterbox, which neither format's preprocessing has: OpenCLIP pads around the "
-            "image (its resize_mode longest), Hugging Face's CLIPImageProcessor not at all. --resize-mode squash or "
-            "shortest exports the weights with that preprocessing, with which they were not trained"
+            "image (its resize_mode longest), Hugging Face's CLIPImageProcessor not at all. tools.export --resize-mode "
+            "squash or shortest exports the weights with that preprocessing, with which they were not trained"
         )
     if name == "huggingface":
         huggingface.refuse(model)
