@@ -10,14 +10,18 @@ sharded as the parameters are; of CLIP's towers that is a bit more than half of 
 Crops are encoded chunk by chunk, `objective.global_region.crop_chunk` of each image at a time, so that the memory they
 take is that of one chunk, forward only, however many boxes an image has. Chunks go along the boxes, not the images:
 every device keeps its own rows. They may be smaller than the image, `objective.global_region.crop_size`: CLIPSelf's
-teacher sees 224 pixels, the size it was trained at, where the image has 1024; its positions are resampled to that.
+teacher sees 224 pixels, the size it was trained at, where the image has 1024. Its positions for a smaller grid are
+those whose resampling to the image's grid comes nearest to what is there (least squares, our choice). So what
+`config.init` had at that size comes back but for rounding; resampling down again would blur it.
 """
 
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from harmopower.errors import ConfigError
 from harmopower.models import presets, vision
@@ -54,8 +58,26 @@ def at_side(model: CLIP, params, side: int):
     if not side or (side, side) == model.shape:
         return model, params
     smaller, tower = model.clone(image_size=side, image_width=0), params[TOWER]
-    position = vision.resample_position(tower["position"], model.grid, smaller.grid)
+    position = _positions(tower["position"], model.grid, smaller.grid)
     return smaller, {**params, TOWER: {**tower, "position": position}}
+
+
+def _positions(position, old: tuple[int, int], new: tuple[int, int]):
+    """Positions `[1 + rows * columns, width]` of a grid for another one, see above; a finer one is resampled to."""
+    if old[0] < new[0] or old[1] < new[1]:
+        return vision.resample_position(position, old, new)
+    rows, columns = (_back(fine, coarse) for fine, coarse in zip(old, new, strict=True))
+    patches = position[1:].reshape(*old, -1)
+    patches = jnp.einsum("ar,bc,rcw->abw", rows, columns, patches, precision=jax.lax.Precision.HIGHEST)
+    return jnp.concatenate([position[:1], patches.reshape(-1, position.shape[1])])
+
+
+@functools.cache
+def _back(fine: int, coarse: int) -> np.ndarray:
+    """What undoes resampling along one axis: float32 `[coarse, fine]`."""
+    with jax.ensure_compile_time_eval():
+        there = vision.resample_position(jnp.eye(coarse + 1)[:, 1:], (coarse, 1), (fine, 1))[1:]
+    return np.linalg.pinv(np.asarray(there, np.float64)).astype(np.float32)
 
 
 def check(config: ConfigDict) -> None:

@@ -164,20 +164,36 @@ def test_a_run_is_taught_by_the_weights_that_it_starts_from(mesh, tmp_path):
     assert not pointers(state.start) & pointers(state.params)
 
 
-def test_crops_of_another_size_are_seen_with_resampled_positions(mesh):
-    """Of a box that is the whole image, the image itself at that size, by a model that is built for it."""
+def test_crops_of_another_size_are_seen_with_the_positions_of_that_size(mesh):
+    """Of a box that is the whole image, the image itself at that size, by a model that is built for it.
+
+    The model's positions have been resampled from that size, as `config.init` does; those it came from come back.
+    """
     config, model, batch = common.micro_crops(data__image_size=48, objective__global_region__crop_size=32)
     batch["boxes"] = np.tile(np.float32([0, 0, 1, 1]), (*batch["boxes"].shape[:2], 1))
     params = states.create(model, optimizers.make_optimizer(config), mesh, 0).params
     smaller = common.micro(data__image_size=32)[1]
     assert smaller.grid == (2, 2) != model.grid
-    position = vision.resample_position(params["vision"]["position"], (3, 3), (2, 2))
+    position = jax.random.normal(jax.random.key(3), (5, 16)) / 4
     tower = {**params["vision"], "position": position}
+    params["vision"]["position"] = vision.resample_position(position, (2, 2), (3, 3))
     images = jax.image.resize(batch["image"] / np.float32(255), (16, 32, 32, 3), "linear")
     target = smaller.apply({"params": {**params, "vision": tower}}, images, method="encode_image").pooled
     found = jax.jit(lambda params: steps.encode(model, params, batch, config))(params).own["global_region"]["targets"]
     target = np.asarray(target / jnp.linalg.norm(target, axis=-1, keepdims=True))
     np.testing.assert_allclose(found, np.where(batch["box_valid"][..., None], target[:, None], 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("fine, coarse", [((64, 64), (14, 14)), ((24, 40), (14, 14)), ((14, 21), (14, 14))])
+def test_positions_come_back_from_a_finer_grid(fine, coarse):
+    """White noise, of which resampling down again loses a third."""
+    position = jax.random.normal(jax.random.key(0), (1 + coarse[0] * coarse[1], 8))
+    there = vision.resample_position(position, coarse, fine)
+    np.testing.assert_allclose(teacher._positions(there, fine, coarse), position, atol=1e-4)
+    lost = vision.resample_position(there, fine, coarse) - position
+    assert jnp.linalg.norm(lost) > 0.2 * jnp.linalg.norm(position)
+    finer = teacher._positions(position, coarse, fine)
+    np.testing.assert_allclose(finer, there, atol=1e-5)
 
 
 def test_boxes_are_enlarged_about_their_centres_and_cut_at_the_edge():
