@@ -10,7 +10,7 @@ SCENES = {"data.source": "runs/data/scenes"}
 EMOJI = {
     "data.source": "runs/data/emoji",
     "data.group_size": 1,
-    "data.context_length": 40,  # the longest caption of 20,000 scenes needs 38
+    "data.context_length": 40,  # the longest caption of 3,000 scenes needed 38
     "data.max_phrases": 20,
     "data.max_boxes": 6,  # of two to six things
     "data.region_text_length": 12,
