@@ -7,6 +7,7 @@ import json
 
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 
 from harmopower.data import images as decoding
@@ -206,3 +207,13 @@ def test_lvis_takes_its_images_from_both_folders_of_coco(config, tmp_path_factor
     assert set(found.metrics) == {"lvis_boxes/fgclip/cover_full/top1", "lvis_boxes/fgclip/cover_full/top5"}
     assert found.notes["lvis_boxes/fgclip"].startswith(f"{len(own)} boxes")
     assert "neither instances_val2017.json" in found.left_out["coco_boxes"]
+
+
+def test_frames_of_rectangles():
+    """Cut-outs of a model of 32 x 64 pixels: as large as fits, black around; and the whole image, right and below."""
+    picture = Image.new("RGB", (40, 40), "white")
+    cut = framing.cut_out(picture, np.array([0, 10, 40, 10], float), (32, 64), False)
+    assert cut.shape == (32, 64, 3) and (cut[8:24] == 255).all() and not cut[:8].any() and not cut[24:].any()
+    whole = framing.padded(picture, (32, 64))
+    assert (whole[:, :32] == 255).all() and not whole[:, 32:].any()
+    assert framing.squashed(picture, (32, 64), Image.Resampling.BICUBIC).shape == (32, 64, 3)
