@@ -1,8 +1,8 @@
 """Every suite finds the same numbers on any number of devices, with uneven last batches; each example counts once.
 
-A figure may differ only where two scores lie within rounding of each other: the vectors of one device and of many differ
-by at most `MARGIN`, so a score moves by at most two of them. Boxes over the same patches have the same vector but for
-rounding, so phrases ranked among them flip now and then; how many do is counted, and each is held to its bounds.
+A figure may differ only where two scores lie within rounding of each other: the vectors of one device and of many
+differ by at most `MARGIN`, so a score moves by at most two of them. Boxes over the same patches have the same vector
+but for rounding, so phrases ranked among them flip now and then; how many do is counted, each is held to its bounds.
 """
 
 import collections
