@@ -82,7 +82,7 @@ def test_what_is_not_finite_cannot_be_saved(tmp_path):
 
 
 SAVING = """
-import jax.numpy as jnp, sys
+import jax.numpy as jnp, os, sys
 from harmopower.training import state
 from harmopower.training.checkpoints import CheckpointWriter
 
@@ -90,6 +90,8 @@ last, size = map(int, sys.argv[2:])
 with CheckpointWriter(sys.argv[1], keep=1) as writer:
     for step in range(1, last + 1):
         writer.save(step, state.TrainState(jnp.array(step), {"a": jnp.full((size,), float(step))}, ()), {})
+        if os.path.exists(os.path.join(sys.argv[1], "enough")):
+            break
 """
 
 
@@ -109,12 +111,13 @@ def read_newest(checkpoints):
 
 
 def test_a_reader_does_not_disturb_the_trainer(tmp_path):
-    trainer, checkpoints, found = start_saving(tmp_path, 20, 1000), Checkpoints(str(tmp_path)), set()
+    trainer, checkpoints, found = start_saving(tmp_path, 5000, 1000), Checkpoints(str(tmp_path)), set()
     while trainer.poll() is None:
-        found.add(read_newest(checkpoints))
+        found |= {read_newest(checkpoints)} - {None}
+        if len(found) > 2:  # a loaded machine needs more saves for that than a free one
+            (tmp_path / "enough").touch()
     assert trainer.returncode == 0, trainer.stderr.read()
-    found -= {None}
-    assert checkpoints.steps() == [20] and len(found) > 1 and all(step == value for step, value in found), found
+    assert len(checkpoints.steps()) == 1 and len(found) > 2 and all(step == value for step, value in found), found
 
 
 def test_a_kill_during_a_save_leaves_the_checkpoint_before(tmp_path):
