@@ -4,7 +4,7 @@ The quickstart's model and schedule. The baseline is the global loss alone on av
 variant but `clip` has its pooling, so a difference is of the objectives.
 """
 
-from harmopower.experiments.table import Data, Table
+from harmopower.experiments.table import QUICKSTART_MEASURES, Data, Table
 
 SCENES = {"data.source": "runs/data/scenes"}
 EMOJI = {
@@ -91,14 +91,7 @@ def get_table():
             **{f"all_{name}": form(mend) for name, mend in MENDS.items()},
         },
         baselines=("clip_mean", "lrc_gr"),
-        measures={
-            "R@1": "test/retrieval/*_r1",
-            "boxes": "test/boxes/top1",
-            "composition": "test/composition/mean",
-            "unseen R@1": "test_unseen/retrieval/*_r1",
-            "unseen boxes": "test_unseen/boxes/top1",
-            "unseen composition": "test_unseen/composition/mean",
-        },
+        measures=QUICKSTART_MEASURES,
         watched={name: f"powerset/{name}" for name in ("active", "positive", "gap", "spread")},
         common={"evaluation.every_steps": 110, "checkpoint.keep": 1, "log.tensorboard": False},
     )

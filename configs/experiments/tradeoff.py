@@ -4,7 +4,7 @@ Every seed trains a CLIP on scenes without any region, `start`, and fine-tunes i
 are those of configs/coco_harmoclip_vitb16.py; steps and learning rate are ours, a quarter and a tenth of the start's.
 """
 
-from harmopower.experiments.table import Data, Table, Variant
+from harmopower.experiments.table import QUICKSTART_MEASURES, Data, Table, Variant
 
 OFF = {f"objective.{name}.weight": 0.0 for name in ("lexeme_region", "global_region", "powerset")}
 LRC = {"objective.lexeme_region.weight": 1.0}
@@ -47,14 +47,7 @@ def get_table():
             "clipself_alpha_0.7": Variant(between=("start", "clipself", 0.7)),  # as CLIPSelf publishes it
         },
         baselines=("gc", "start"),
-        measures={
-            "R@1": "test/retrieval/*_r1",
-            "boxes": "test/boxes/top1",
-            "composition": "test/composition/mean",
-            "unseen R@1": "test_unseen/retrieval/*_r1",
-            "unseen boxes": "test_unseen/boxes/top1",
-            "unseen composition": "test_unseen/composition/mean",
-        },
+        measures=QUICKSTART_MEASURES,
         common={
             "data.source": "runs/data/scenes",
             "model.pool": "cls",

@@ -33,6 +33,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
 # What the same definition may differ in, because it changes no number; the seed is part of a run's name.
 _NOT_COMPARED = ("seed", "log.", "checkpoint.", "evaluation.every_steps", "evaluation.batch_size")
 
+# Columns of tables whose runs are evaluated as `configs/scenes.py` says; see `Table.measures`.
+QUICKSTART_MEASURES = {
+    "R@1": "test/retrieval/*_r1",
+    "boxes": "test/boxes/top1",
+    "composition": "test/composition/mean",
+    "unseen R@1": "test_unseen/retrieval/*_r1",
+    "unseen boxes": "test_unseen/boxes/top1",
+    "unseen composition": "test_unseen/composition/mean",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
