@@ -149,18 +149,6 @@ def make_rows(
     return batch, problems
 
 
-def make_row(example: dict, rng: np.random.Generator, tokenizer: tokenize.Tokenizer, options: Options) -> Batch:
-    """One row alone, without the leading axis.
-
-    Raises:
-      RecordError: the example cannot be used; the text names the record and what is wrong.
-    """
-    batch, problems = make_rows([example], [rng], tokenizer, [options])
-    if problems:
-        raise records.RecordError(problems[example["id"]])
-    return {name: array[0] for name, array in batch.items()}
-
-
 class _Picture(NamedTuple):
     """What was drawn for a picture: the number of the caption, the window, and the pixels that it fills."""
 

@@ -18,7 +18,7 @@ import pytest
 
 from harmopower.data import contents, pipeline, records, sources
 from harmopower.data.pipeline import BadDataError, Pipeline
-from harmopower.data.rows import Options, make_row, random_boxes
+from harmopower.data.rows import Options, make_rows, random_boxes
 from harmopower.data.tokenize import Tokenizer
 
 COUNT = 23
@@ -167,8 +167,10 @@ def _row_by_row(source, tokenizer, step, seed=5, batch_size=8):
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     options = Options(**OPTIONS, min_crop_area=0.4)
     positions = range(step * batch_size, (step + 1) * batch_size)
-    made = [make_row(source[order[at]], np.random.default_rng((seed, at)), tokenizer, options) for at in positions]
-    return {name: np.stack([row[name] for row in made]) for name in made[0]}
+    made = [
+        make_rows([source[order[at]]], [np.random.default_rng((seed, at))], tokenizer, [options])[0] for at in positions
+    ]
+    return {name: np.concatenate([row[name] for row in made]) for name in made[0]}
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])
