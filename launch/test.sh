@@ -10,7 +10,8 @@ cd "$ROOT"
 export JAX_PLATFORMS=cpu
 # The tests compile much and run little: machine code of no quality is made in half the time.
 export XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true ${XLA_FLAGS:-}"
-RUN=("$PYTHON" -m pytest --quiet --numprocesses 2 --dist loadfile)
+# A worker that dies takes its file with it, and the rest would wait for it for ever: the run ends, and names the test.
+RUN=("$PYTHON" -m pytest --quiet --numprocesses 2 --dist loadfile --max-worker-restart 0)
 "${RUN[@]}" --ignore-glob='*_multi_device.py' "$@"
 # Eight devices are asked for before jax starts, so these files have processes of their own.
 XLA_FLAGS="--xla_force_host_platform_device_count=8 $XLA_FLAGS" "${RUN[@]}" tests/*/test_*_multi_device.py "$@"

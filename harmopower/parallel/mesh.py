@@ -9,6 +9,7 @@ import os
 
 import jax
 from jax.experimental import mesh_utils
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from harmopower.errors import ConfigError
@@ -48,8 +49,21 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, platform: str = ""
     shape = _fill({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
     arranged = arrange(shape, devices)
     _check_rows(arranged)
+    _load_no_programs(arranged)
     # Explicit axis types (the default since jax 0.8) would ask every operation for its output sharding.
     return Mesh(arranged, rules.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def _load_no_programs(arranged) -> None:
+    """Leaves jax's store of compiled programs alone where several CPU devices make the mesh.
+
+    A train step for eight forced CPU devices that was loaded from the store came to its collectives in another order
+    on each device, and the devices waited for each other until XLA ended the process: five runs of five, and none of
+    three that had compiled the same step themselves (jaxlib 0.10.2).
+    """
+    if arranged.size > 1 and arranged.flat[0].platform == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # or a process that has compiled before goes on with the store
 
 
 def arrange(shape: tuple[int, ...], devices):

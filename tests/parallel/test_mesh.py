@@ -1,5 +1,8 @@
 """The mesh from the config: sizes, several slices or nodes, and what does not divide over it."""
 
+import os
+import subprocess
+import sys
 import types
 
 import jax
@@ -33,6 +36,35 @@ def test_refuses_sizes_that_do_not_fit(sizes, words):
 def test_one_device_mesh_cuts_nothing():
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     assert mesh.shape == {"data": 1, "fsdp": 1, "tensor": 1} and meshes.batch_shards(mesh) == 1
+
+
+STORED = """
+import jax
+from harmopower.parallel import mesh as meshes
+
+@jax.jit
+def before(x): return x + 1
+
+@jax.jit
+def after(x): return x + 2
+
+before(jax.numpy.ones(3)).block_until_ready()
+mesh = meshes.make_mesh(devices=jax.devices()[:DEVICES])
+after(jax.device_put(jax.numpy.ones(4), meshes.batch_sharding(mesh))).block_until_ready()
+"""
+
+
+@pytest.mark.parametrize("devices, names", [(1, {"before", "after"}), (2, {"before"})])
+def test_programs_for_several_cpu_devices_are_not_taken_from_the_store(tmp_path, devices, names):
+    settings = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    program = STORED.replace("DEVICES", str(devices))
+    subprocess.run([sys.executable, "-c", program], env=os.environ | settings, check=True)
+    stored = {path.name.split("-")[0].removeprefix("jit_") for path in tmp_path.iterdir()}
+    assert stored & {"before", "after"} == names
 
 
 def test_another_platform_than_the_one_that_is_meant_is_refused():
