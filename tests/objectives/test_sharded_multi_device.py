@@ -83,6 +83,14 @@ LOSSES = {
 }
 
 
+# Parts of the term alone: the sweeps are the same, so the mesh with two axes is enough.
+PARTS = {
+    "tree to region": partial(triplet, method="nla", temperature=0.05, direction="tree_to_region"),
+    "region to tree": partial(triplet, method="nla", temperature=0.05, direction="region_to_tree"),
+    "single regions": partial(triplet, method="single"),
+}
+
+
 def on_mesh(shape):
     sizes = shape + (1,) * (3 - len(shape))
     return meshes.make_mesh(*sizes, devices=jax.devices()[: int(np.prod(shape))])
@@ -131,6 +139,13 @@ def test_shards_agree_with_one_device(name, mesh, communication, single):
     """13 rows: uneven shards; blocks of 2: several tiles a visit."""
     rows, block = (13, 2) if mesh in ("2", "4x2") else (16, None)
     agree(run(LOSSES[name], rows, on_mesh(MESHES[mesh]), block=block, communication=communication), single[name, rows])
+
+
+@pytest.mark.parametrize(
+    "name, communication", [("tree to region", "ring"), ("region to tree", "gather"), ("single regions", "ring")]
+)
+def test_shards_agree_on_parts_of_the_powerset(name, communication):
+    agree(run(PARTS[name], 13, on_mesh((4, 2)), block=2, communication=communication), run(PARTS[name], 13))
 
 
 @pytest.mark.parametrize("communication", ["ring", "gather"])
