@@ -16,6 +16,8 @@ import numpy as np
 from harmopower.data.readers import annotation_files, coco, protocol
 from harmopower.data.records import DataSourceError
 from harmopower.errors import RecordError
+from harmopower.evaluation import segmentations
+from harmopower.evaluation.segmentations import Polygons, Runs
 
 
 class Annotated(NamedTuple):
@@ -25,6 +27,7 @@ class Annotated(NamedTuple):
     labels: np.ndarray  # int [m], numbers of classes
     ids: np.ndarray  # int64 [m], of segments in the PNG
     png: str = ""
+    segmentations: tuple[Polygons | Runs | None, ...] = ()  # m of instances, where they are asked for
 
 
 class Photo(NamedTuple):
@@ -44,22 +47,25 @@ class Kind:
       names: of the classes, in the order of their ids.
       things: bool [C], which of them are things; those of a file that does not say are.
       rows: image id -> its boxes.
+      unsegmented: how many boxes have no segmentation; 0 where none are asked for, or a PNG has them.
     """
 
     names: list[str]
     things: np.ndarray
     rows: dict[int, Annotated]
+    unsegmented: int = 0
 
 
 class Photos:
     """The images of some files of annotations, by random access; picklable."""
 
-    def __init__(self, files: Mapping[str, Path], images: Path, pngs: Path | None = None):
+    def __init__(self, files: Mapping[str, Path], images: Path, pngs: Path | None = None, segmented=False):
         """Reads the files.
 
         Args:
           files: `panoptic` or `instances` -> file.
           images: their folder; `pngs`: that of the segments.
+          segmented: whether the segmentations of instances are kept; those of LVIS's validation take 150 MB.
 
         Raises:
           DataSourceError: a file is not laid out so.
@@ -67,7 +73,7 @@ class Photos:
         self._images, self._pngs, self._files = images, pngs, list(files.values())
         self.kinds, entries = {}, {}
         for kind, path in files.items():
-            self.kinds[kind], own = _read(path)
+            self.kinds[kind], own = _read(path, segmented and kind == "instances")
             entries |= own
         self._entries = [entries[image] for image in sorted(entries)]
 
@@ -93,7 +99,7 @@ class Photos:
         return protocol.fingerprint([*self._files, *names])[1]
 
 
-def _read(path: Path) -> tuple[Kind, dict[int, dict]]:
+def _read(path: Path, segmented: bool) -> tuple[Kind, dict[int, dict]]:
     """What a file says of its images, and the images by id.
 
     Raises:
@@ -103,17 +109,18 @@ def _read(path: Path) -> tuple[Kind, dict[int, dict]]:
         content = annotation_files.load(path, "images", "annotations", "categories")
         categories = sorted(content["categories"], key=lambda category: category["id"])
         numbers = {category["id"]: number for number, category in enumerate(categories)}
-        rows = _rows(content["annotations"], numbers)
+        rows = _rows(content["annotations"], numbers, segmented)
         names = [category["name"] for category in categories]
         things = np.array([bool(category.get("isthing", 1)) for category in categories])
-        return Kind(names, things, rows), {image["id"]: image for image in content["images"]}
+        unsegmented = sum(own.segmentations.count(None) for own in rows.values())
+        return Kind(names, things, rows, unsegmented), {image["id"]: image for image in content["images"]}
     except protocol.ReaderError as error:
         raise DataSourceError(str(error).removeprefix("--input ")) from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataSourceError(f"{path} is not laid out as COCO's files: {error!r}") from error
 
 
-def _rows(annotations: list[dict], numbers: dict[int, int]) -> dict[int, Annotated]:
+def _rows(annotations: list[dict], numbers: dict[int, int], segmented: bool) -> dict[int, Annotated]:
     parts: dict[int, list[dict]] = {}
     pngs: dict[int, str] = {}
     for annotation in annotations:
@@ -126,6 +133,7 @@ def _rows(annotations: list[dict], numbers: dict[int, int]) -> dict[int, Annotat
             np.array([numbers[part["category_id"]] for part in own], int),
             np.array([part["id"] for part in own], np.int64),
             pngs[image],
+            tuple(segmentations.read(part.get("segmentation")) for part in own) if segmented else (),
         )
         for image, own in parts.items()
     }

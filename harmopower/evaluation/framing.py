@@ -78,6 +78,22 @@ def patches(mask: np.ndarray, grid: int) -> np.ndarray:
     return found.reshape(-1)
 
 
+def touched(mask: np.ndarray, grid: Shape) -> np.ndarray:
+    """Which patches of the squashed image a mask [H, W] is on, by whole pixels: bool [rows * columns].
+
+    No paper reads masks there, so this is our choice: such patches are large, and `patches`, which looks at four pixels
+    about the middle of each, would see nothing of a small thing.
+    """
+    down, across = (_meets(size, parts) for size, parts in zip(mask.shape, grid, strict=True))
+    return (down @ mask.astype(np.float32) @ across.T > 0).reshape(-1)
+
+
+def _meets(size: int, parts: int) -> np.ndarray:
+    """[parts, size], 1 where a pixel has a piece of a part; in whole numbers, so that nothing is rounded."""
+    pixel, part = np.arange(size), np.arange(parts)[:, None]
+    return ((pixel * parts < (part + 1) * size) & ((pixel + 1) * parts > part * size)).astype(np.float32)
+
+
 def _cubic(size: int, new: int) -> np.ndarray:
     """[new, size], the weights of four pixels about each place (Keys, a = -0.75), the edge repeated; float32."""
     places = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(size / new) - np.float32(0.5)

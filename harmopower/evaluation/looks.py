@@ -34,11 +34,11 @@ def encode(encoder: Encoder, rows: Sequence[Row], name: str, look: Look) -> dict
     """
     pooled = tuple(feature for feature in look.features if feature != "crop")
     found: dict[int, dict[str, np.ndarray]] = {}  # by the number of the example
-    for part in _slices(encoder, rows, look.shape):
+    for part in _slices(encoder, rows, look.shape) if pooled else ():
         found |= _pooled(encoder, part, name, look, pooled)
     if "crop" in look.features:
         for index, vectors in _crops(encoder, rows, name).items():
-            found[index]["crop"] = vectors
+            found.setdefault(index, {})["crop"] = vectors
     return joined([found[index] for index in sorted(found)], look)
 
 

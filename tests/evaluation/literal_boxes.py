@@ -69,14 +69,12 @@ def panoptic(folder, side, grid, crop_size):
         png = np.array(Image.open(folder / "annotations" / "panoptic_val2017" / name), np.uint32)
         ids = png[..., 0] + 256 * png[..., 1] + 65536 * png[..., 2]
         width, height = image.size
-        own = {"boxes": [], "masks": [], "crops": [], "labels": [], "things": []}
+        own = {"boxes": [], "masks": [], "squashed_masks": [], "crops": [], "labels": [], "things": []}
         for segment in segments_of.get(row["id"], [])[:most]:
             thing = thing_of[segment["category_id"]]
             if thing > 0:
                 x, y, w, h = segment["bbox"]
-                cx, cy = x + w * 0.5, y + h * 0.5
-                x0, y0 = max(cx - w * 0.75, 0), max(cy - h * 0.75, 0)
-                x1, y1 = min(cx + w * 0.75, width), min(cy + h * 0.75, height)
+                x0, y0, x1, y1 = enlarged((x, y, w, h), width, height)
             else:
                 ys, xs = np.where(ids == segment["id"])
                 x0, y0, x1, y1 = xs.min(), ys.min(), xs.max(), ys.max()
@@ -86,6 +84,7 @@ def panoptic(folder, side, grid, crop_size):
             own["boxes"].append([x, y, x + w, y + h])
             own["crops"].append(resize_max(image.convert("RGB").crop((x0, y0, x1, y1)), crop_size))
             own["masks"].append(mask_to_grid(ids == segment["id"], grid))
+            own["squashed_masks"].append(mask_to_squashed(ids == segment["id"], crop_size // 16))
             own["labels"].append(label_of[segment["category_id"]])
             own["things"].append(thing)
         own["boxes"] = np.array(own["boxes"], float).reshape(-1, 4)
@@ -104,12 +103,69 @@ def instances(folder, size):
         image = Image.open(folder / "val2017" / row["file_name"]).convert("RGB")
         own = [part for part in annotations if part["image_id"] == row["id"]]
         boxes = np.array([part["bbox"] for part in own], float).reshape(-1, 4)
+        masks = [instance_mask(part["segmentation"], image.height, image.width) for part in own]
+        crops = [resize_max(image.crop(enlarged(box, *image.size)), size) for box in boxes]
         boxes[:, 2:] += boxes[:, :2]
         yield {
             "squashed": np.asarray(image.resize((size, size))),
             "squashed_boxes": boxes / [*image.size, *image.size],
+            "squashed_masks": [mask_to_squashed(mask, size // 16) for mask in masks],
+            "crops": crops,
             "labels": [label_of[part["category_id"]] for part in own],
         }
+
+
+def enlarged(box, width, height):
+    x, y, w, h = box
+    cx, cy = x + w * 0.5, y + h * 0.5
+    return max(cx - w * 0.75, 0), max(cy - h * 0.75, 0), min(cx + w * 0.75, width), min(cy + h * 0.75, height)
+
+
+def mask_to_squashed(mask, grid):
+    """A patch counts where a pixel of the mask has a piece of it."""
+    height, width = mask.shape
+    out = np.zeros((grid, grid), bool)
+    for row in range(grid):
+        for column in range(grid):
+            rows = slice(row * height // grid, -(-(row + 1) * height // grid))
+            columns = slice(column * width // grid, -(-(column + 1) * width // grid))
+            out[row, column] = mask[rows, columns].any()
+    return out
+
+
+def instance_mask(segmentation, height, width):
+    """By the middles of the pixels, each by itself."""
+    if isinstance(segmentation, dict):
+        return run_mask(segmentation["counts"], height, width)
+    out = np.zeros((height, width), bool)
+    y, x = np.mgrid[:height, :width] + 0.5
+    for polygon in segmentation:
+        inside = np.zeros((height, width), bool)
+        xs, ys = polygon[0::2], polygon[1::2]
+        for i in range(len(xs)):
+            j = i - 1
+            between = (ys[i] > y) != (ys[j] > y)
+            if ys[i] != ys[j]:
+                inside ^= between & (x >= xs[i] + (xs[j] - xs[i]) * (y - ys[i]) / (ys[j] - ys[i]))
+        out |= inside
+    return out
+
+
+def run_mask(counts, height, width):
+    if isinstance(counts, str):
+        numbers, p = [], 0
+        while p < len(counts):
+            x, k, more = 0, 0, True
+            while more:
+                c = ord(counts[p]) - 48
+                x += (c % 32) * 32**k
+                more, p, k = c >= 32, p + 1, k + 1
+                if not more and c % 32 >= 16:
+                    x -= 32**k
+            numbers.append(x + numbers[-2] if len(numbers) > 2 else x)
+        counts = numbers
+    flat = [pixel for place, count in enumerate(counts) for pixel in [place % 2 == 1] * count]
+    return np.array(flat).reshape(width, height).T
 
 
 def roi_weights(box, grid):

@@ -157,11 +157,49 @@ def coco(folder, count=200):
             if segment["category_id"] < 100 and segment["bbox"][2] < 1000:
                 whole = [float(value) for value in segment["bbox"]]
                 own = {"id": len(instances["annotations"]) + 1, "image_id": image["id"], "bbox": whole}
+                own["segmentation"] = _segmentation(ids == segment["id"], whole, len(instances["annotations"]))
                 instances["annotations"].append(segment | own)
     for name, content in (("panoptic", panoptic), ("instances", instances)):
         content["images"] = content["images"][::-1]  # in no order
         (folder / "annotations" / f"{name}_val2017.json").write_text(json.dumps(content))
     return panoptic, instances
+
+
+def _segmentation(mask, box, number):
+    """Polygons with corners between pixels; of every fourth runs of pixels as numbers, or packed as text."""
+    if number % 4 == 3:
+        height, width = mask.shape
+        counts = runs(mask)
+        return {"size": [height, width], "counts": packed(counts) if number % 8 == 7 else counts}
+    (x, y, w, h), rng = box, np.random.default_rng(number)
+    corners = [[[x, y + h / 3], [x + w / 2, y], [x + w, y + h * 0.7], [x + w / 3, y + h]]]
+    if number % 4 == 1:  # a second part, and one that crosses itself
+        corners += [rng.uniform((x, y), (x + w, y + h), (5, 2)).round(2).tolist()]
+    return [np.round(part, 2).reshape(-1).tolist() for part in corners]
+
+
+def runs(mask):
+    """COCO's run lengths: down the columns, out first."""
+    flat = mask.T.reshape(-1)
+    counts, inside = [0], False
+    for pixel in flat:
+        if pixel != inside:
+            counts.append(0)
+            inside = not inside
+        counts[-1] += 1
+    return counts
+
+
+def packed(counts):
+    """As pycocotools writes them: differences to the run before the last, five bits a character, the lowest first."""
+    text = ""
+    for place, count in enumerate(counts):
+        left, more = count - (counts[place - 2] if place > 2 else 0), True
+        while more:
+            bits, left = left % 32, left // 32
+            more = not ((left == 0 and bits < 16) or (left == -1 and bits >= 16))
+            text += chr(48 + bits + 32 * more)
+    return text
 
 
 def _segments(rng, width, height, tiles=False, giant=False):

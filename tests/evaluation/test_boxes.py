@@ -11,8 +11,8 @@ from PIL import Image
 import pytest
 
 from harmopower.data import images as decoding
-from harmopower.errors import ConfigError
-from harmopower.evaluation import boxes, framing, prompts, report, running, suites
+from harmopower.errors import ConfigError, RecordError
+from harmopower.evaluation import boxes, framing, prompts, report, running, segmentations, suites
 from harmopower.evaluation.encoder import Encoder
 from harmopower.evaluation.suite import FEATURES, Found
 from harmopower.models import vision
@@ -85,7 +85,7 @@ def pooled(rows, kept, which, mode, grid, normalised):
     found = []
     for row, own in zip(rows, kept, strict=True):
         own = literal.unit(own) if normalised else own
-        masks = row.get("masks", [None] * len(row["labels"]))
+        masks = row["masks" if which == "padded" else "squashed_masks"]
         for box, mask in zip(row[f"{which}_boxes"], masks, strict=True):
             found.append(literal.weights(mode, box, mask, grid) @ own)
     return np.array(found)
@@ -114,14 +114,14 @@ def test_all_protocols_are_those_of_the_papers_programs(chosen, apart, tokens, r
             for k, hit in zip((1, 5), top, strict=True):
                 expected[f"{name}/thing_macc{k}"] = literal.class_means(hit, labels, things)
                 expected[f"{name}/stuff_macc{k}"] = literal.class_means(hit, labels, ~things)
-            if mode != "mask":
-                top = tops(pooled(rows, squashed, "squashed", mode, SIZE // 16, True), embeddings, labels)
-                for k, hit in zip((1, 5), top, strict=True):
-                    expected[f"coco_boxes/fineclip/{mode}_{dense}/macc{k}"] = literal.class_means(hit, labels, everyone)
+            top = tops(pooled(rows, squashed, "squashed", mode, SIZE // 16, True), embeddings, labels)
+            for k, hit in zip((1, 5), top, strict=True):
+                expected[f"coco_boxes/fineclip/{mode}_{dense}/macc{k}"] = literal.class_means(hit, labels, everyone)
     crops = tokens(np.concatenate([np.stack(row["crops"]) for row in rows if row["crops"]]), "full")[0]
     for k, hit in zip((1, 5), tops(crops, embeddings, labels), strict=True):
         expected[f"coco_boxes/clipself/crop/thing_macc{k}"] = literal.class_means(hit, labels, things)
         expected[f"coco_boxes/clipself/crop/stuff_macc{k}"] = literal.class_means(hit, labels, ~things)
+        expected[f"coco_boxes/fineclip/crop/macc{k}"] = literal.class_means(hit, labels, everyone)
 
     rows = list(literal.instances(root / "coco", SIZE))
     labels = np.concatenate([row["labels"] for row in rows]).astype(int)
@@ -130,10 +130,13 @@ def test_all_protocols_are_those_of_the_papers_programs(chosen, apart, tokens, r
     )
     for dense in ("full", "value"):
         squashed = tokens(np.stack([row["squashed"] for row in rows]), dense)[1]
-        for mode in ("cover", "overlap", "roi_align"):
+        for mode in ("cover", "overlap", "roi_align", "mask"):
             top = tops(pooled(rows, squashed, "squashed", mode, SIZE // 16, False), embeddings, labels)
             for k, hit in zip((1, 5), top, strict=True):
                 expected[f"coco_boxes/fgclip/{mode}_{dense}/top{k}"] = hit.mean()
+    crops = tokens(np.concatenate([np.stack(row["crops"]) for row in rows if row["crops"]]), "full")[0]
+    for k, hit in zip((1, 5), tops(crops, embeddings, labels), strict=True):
+        expected[f"coco_boxes/fgclip/crop/top{k}"] = hit.mean()
     assert found.metrics.keys() == expected.keys() <= set(suites.metric_names(chosen))
     assert {name: found.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert len(set(found.metrics.values())) > 20 and found.chance["coco_boxes/clipself/crop/stuff_macc5"] == 5 / 9
@@ -151,6 +154,66 @@ def test_masks_fall_on_patches_as_torch_resizes_them():
         y, x = rng.integers(0, height), rng.integers(0, width)
         mask[y : y + height // 3 + 1, x : x + width // 4 + 1] = True
         np.testing.assert_array_equal(framing.patches(mask, 16), literal.mask_to_grid(mask, 16).reshape(-1))
+
+
+def test_squashed_masks_are_on_every_patch_that_they_touch():
+    rng = np.random.default_rng(1)
+    for height, width in ((33, 50), (64, 64), (427, 640), (91, 9), (7, 120)):
+        mask = np.zeros((height, width), bool)
+        mask[rng.integers(0, height), rng.integers(0, width)] = True  # one pixel, which four may be looked at about
+        np.testing.assert_array_equal(framing.touched(mask, (14, 14)), literal.mask_to_squashed(mask, 14).reshape(-1))
+        assert framing.touched(mask, (14, 14)).any()
+    corner = np.zeros((10, 30), bool)
+    corner[9, 0] = True
+    assert np.flatnonzero(framing.touched(corner, (2, 5))).tolist() == [5]  # row 1 of two, column 0 of five
+
+
+def test_segmentations_are_drawn_by_the_middles_of_pixels_and_runs_by_columns():
+    rng, shape = np.random.default_rng(2), (23, 31)
+    for corners in (3, 4, 9):
+        polygons = [rng.uniform(-3, 34, 2 * corners).round(2).tolist() for _ in range(2)]
+        drawn = segmentations.mask(segmentations.read(polygons), shape)
+        np.testing.assert_array_equal(drawn, literal.instance_mask(polygons, *shape))
+    square = segmentations.mask(segmentations.read([[2, 3, 6, 3, 6, 8, 2, 8]]), shape)
+    assert square.sum() == 20 and square[3:8, 2:6].all()
+    mask = rng.random(shape) < 0.5
+    mask[:, 5:20] = False  # a long run, whose packed difference takes several characters and is negative behind it
+    for counts in (miniatures.runs(mask), miniatures.packed(miniatures.runs(mask))):
+        kept = segmentations.read({"size": list(shape), "counts": counts})
+        np.testing.assert_array_equal(segmentations.mask(kept, shape), mask)
+        with pytest.raises(RecordError, match=r"\(23, 31\).*\(31, 23\)"):
+            segmentations.mask(kept, shape[::-1])
+
+
+def test_packed_runs_are_those_of_pycocotools():
+    mask = np.zeros((9, 40), bool)
+    mask[2:7, 3] = mask[:, 10:30] = mask[4, 35] = True
+    kept = segmentations.read({"size": [9, 40], "counts": "m05h1_5I]JG"})  # as its version 2.0.11 packs that mask
+    np.testing.assert_array_equal(segmentations.mask(kept, (9, 40)), mask)
+
+
+@pytest.mark.parametrize(
+    "segmentation", [None, [], [[1, 2, 3, 4]], [[1, 2, 3]], {"size": [2, 2], "counts": [1, 2]}, {"counts": []}, "x"]
+)
+def test_what_cannot_be_drawn_is_no_segmentation(segmentation):
+    assert segmentations.read(segmentation) is None
+
+
+def test_masks_of_instances_without_segmentations_are_left_out_with_a_line(config, tmp_path, encoder):
+    miniatures.coco(tmp_path / "coco", 3)
+    (tmp_path / "coco" / "annotations" / "panoptic_val2017.json").unlink()
+    path = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][0]["segmentation"]
+    path.write_text(json.dumps(content))
+    config.evaluation.suite, config.evaluation.data = "boxes", str(tmp_path)
+    config.evaluation.box_features = "mask_full,cover_full"
+    found = running.run(config, encoder)
+    assert set(found.metrics) == {"coco_boxes/fgclip/cover_full/top1", "coco_boxes/fgclip/cover_full/top5"}
+    reason = f"1 of {len(content['annotations'])} instances have no `segmentation`"
+    assert found.left_out["coco_boxes/fgclip/mask_full"].startswith(reason)
+    config.evaluation.box_features = "mask_full"
+    assert suites.tasks(config)["boxes"]["coco_boxes"].startswith(reason)
 
 
 def test_prompts_are_as_many_as_published_and_name_the_class():

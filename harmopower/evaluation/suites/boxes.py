@@ -11,9 +11,12 @@
 - `fgclip` (360CVGroup/FG-CLIP, branch v1.0 `fgclip/eval/in_1K/coco_box_cls.py`): instances, all of them, 80 classes or
   LVIS's 1,203, squashed (bicubic), top-1 and top-5 over boxes.
 
-The first two normalise patch tokens before they pool them, as their authors do; the third does not.
+The first two normalise patch tokens before they pool them, as their authors do; the third does not. Masks are those of
+the panoptic segments, under `fgclip` the instances' own; a crop is the same in `clipself` and `fineclip`, and encoded
+once.
 """
 
+from collections.abc import Iterator
 import hashlib
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from harmopower.data.readers import coco
 from harmopower.data.records import DataSourceError
 from harmopower.data.transforms import shape_of
 from harmopower.errors import ConfigError, RecordError
-from harmopower.evaluation import boxes, framing, prompts, sets
+from harmopower.evaluation import boxes, framing, prompts, segmentations, sets
 from harmopower.evaluation.coco_files import Annotated, Photo, Photos
 from harmopower.evaluation.sets import Published
 from harmopower.evaluation.suite import (
@@ -42,7 +45,7 @@ from harmopower.evaluation.suite import (
     Vectors,
     View,
 )
-from harmopower.models import presets
+from harmopower.models import clip, presets
 
 _COCO = Published(
     "coco",
@@ -64,6 +67,7 @@ class Boxes(Task):
 
         Raises:
           ConfigError: `evaluation.box_features` names something else.
+          DataSourceError: the files allow none of them.
         """
         self.source, self._published, self._shape = photos, published, shape_of(config.data)
         features, patch = chosen(config), presets.get(config.model.preset).patch_size
@@ -75,28 +79,51 @@ class Boxes(Task):
                 f"config.model.preset {config.model.preset}"
             )
         self._unusual = side if side != usual else 0
-        self._grid = side // patch
-        plain = tuple(feature for feature in features if feature != "crop" and not feature.startswith("mask"))
+        self._grids = {"clipself": (side // patch, side // patch)} | dict.fromkeys(
+            ("fineclip", "fgclip"), clip.grid(config)
+        )
+        self._features, self._lacks = self._measured(features)
+        shapes = {"clipself": ((side, side), True), "fineclip": (self._shape, True), "fgclip": (self._shape, False)}
         self.looks = {}
-        if "panoptic" in photos.kinds:
-            self.looks = {"clipself": Look((side, side), features, True)}
-        if "panoptic" in photos.kinds and plain:
-            self.looks["fineclip"] = Look(self._shape, plain, True)
-        if "instances" in photos.kinds and plain:
-            self.looks["fgclip"] = Look(self._shape, plain, False)
+        for protocol, own in self._features.items():
+            # The crops of `fineclip` are those of `clipself`.
+            encoded = tuple(feature for feature in own if protocol != "fineclip" or feature != "crop")
+            if encoded:
+                shape, unit_tokens = shapes[protocol]
+                self.looks[protocol] = Look(shape, encoded, unit_tokens)
+
+    def _measured(self, features: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+        """Protocol -> the features that its files allow; and why others are not there, by their names."""
+        kinds, lacks = self.source.kinds, {}
+        found = {protocol: features for protocol in ("clipself", "fineclip") if "panoptic" in kinds}
+        if "instances" in kinds:
+            masks = tuple(feature for feature in features if feature.startswith("mask_"))
+            missing = kinds["instances"].unsegmented if masks else 0
+            found["fgclip"] = tuple(feature for feature in features if not missing or feature not in masks)
+            if missing:
+                everyone = sum(len(own.labels) for own in kinds["instances"].rows.values())
+                reason = (
+                    f"{missing} of {everyone} instances have no `segmentation` that can be drawn, polygons or runs; "
+                    "take the published file of annotations, or leave masks out of config.evaluation.box_features"
+                )
+                lacks = dict.fromkeys((f"fgclip/{feature}" for feature in masks), reason)
+        found = {protocol: own for protocol, own in found.items() if own}
+        if not found:
+            raise DataSourceError("; ".join(sorted(set(lacks.values()))))
+        return found, lacks
 
     @property
     def metrics(self) -> list[str]:
         return [
             f"{protocol}/{feature}/{metric}"
-            for protocol, look in self.looks.items()
-            for feature in look.features
+            for protocol, features in self._features.items()
+            for feature in features
             for metric in boxes.METRICS[protocol]
         ]
 
     @property
     def identity(self) -> str:
-        text = repr((self.source.identity, self.looks, prompts.VILD, prompts.IMAGENET))
+        text = repr((self.source.identity, self.looks, self._features, prompts.VILD, prompts.IMAGENET))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def prepare(self, example: Photo, view: View) -> Prepared:
@@ -104,13 +131,10 @@ class Boxes(Task):
         try:
             picture = decoding.decode(example.image)
             seen, facts = {}, {}
-            if "clipself" in self.looks:
+            if "clipself" in self._features:
                 self._panoptic(picture, example, seen, facts)
-            if "fgclip" in self.looks:
-                own = example.annotated.get("instances", _NONE)
-                pixels = framing.squashed(picture, self._shape, Image.Resampling.BICUBIC)
-                seen["fgclip"] = Seen(pixels, framing.shares(own.boxes, picture.size))
-                facts["fgclip"] = own.labels
+            if "fgclip" in self._features:
+                self._instances(picture, example, seen, facts)
         except RecordError as error:
             raise RecordError(f"{example.where}: {error}") from error
         return Prepared(framing.squashed(picture, view.shape, Image.Resampling.BICUBIC), NO_BOXES, facts, seen)
@@ -126,32 +150,55 @@ class Boxes(Task):
             if _SMALLEST <= box[2] * box[3] <= _LARGEST:
                 kept.append(place)
                 found.append(box)
-        pixels, features = np.array(found).reshape(-1, 4), self.looks["clipself"].features
+        pixels, kind, facts["clipself"] = np.array(found).reshape(-1, 4), things[own.labels[kept]], own.labels[kept]
         seen["clipself"] = Seen(
             framing.padded(picture, self.looks["clipself"].shape),
             framing.in_padded(pixels, picture.size),
-            self._masks(ids, own.ids[kept]) if any(name.startswith("mask") for name in features) else NO_MASKS,
-            self._crops(picture, pixels, things[own.labels[kept]]) if "crop" in features else NO_CROPS,
+            self._masks("clipself", (ids == segment for segment in own.ids[kept])),
+            self._crops("clipself", picture, pixels, kind),
         )
-        facts["clipself"] = own.labels[kept]
+        facts["fineclip"] = facts["clipself"]
         if "fineclip" in self.looks:
-            squashed = framing.squashed(picture, self._shape, Image.Resampling.BILINEAR)
-            seen["fineclip"] = Seen(squashed, framing.shares(pixels, picture.size))
-            facts["fineclip"] = own.labels[kept]
+            seen["fineclip"] = Seen(
+                framing.squashed(picture, self._shape, Image.Resampling.BILINEAR),
+                framing.shares(pixels, picture.size),
+                self._masks("fineclip", (ids == segment for segment in own.ids[kept])),
+            )
 
-    def _masks(self, ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        found = [framing.patches(ids == segment, self._grid) for segment in segments]
-        return np.array(found, bool).reshape(-1, self._grid**2)
+    def _instances(self, picture: Image.Image, example: Photo, seen: dict, facts: dict) -> None:
+        own, shape = example.annotated.get("instances", _NONE), (picture.height, picture.width)
+        facts["fgclip"] = own.labels
+        if "fgclip" in self.looks:
+            seen["fgclip"] = Seen(
+                framing.squashed(picture, self._shape, Image.Resampling.BICUBIC),
+                framing.shares(own.boxes, picture.size),
+                self._masks("fgclip", (segmentations.mask(each, shape) for each in own.segmentations if each)),
+                self._crops("fgclip", picture, own.boxes, np.ones(len(own.labels), bool)),
+            )
 
-    def _crops(self, picture: Image.Image, pixels: np.ndarray, things: np.ndarray) -> np.ndarray:
+    def _wants(self, protocol: str, feature: str) -> bool:
+        return any(name.startswith(feature) for name in self.looks[protocol].features)
+
+    def _masks(self, protocol: str, masks: Iterator[np.ndarray]) -> np.ndarray:
+        """Masks [H, W] as patches of what a look sees; drawn one after the other, and only where they are wanted."""
+        if not self._wants(protocol, "mask"):
+            return NO_MASKS
+        grid = self._grids[protocol]
+        padded = protocol == "clipself"
+        found = [framing.patches(mask, grid[0]) if padded else framing.touched(mask, grid) for mask in masks]
+        return np.array(found, bool).reshape(-1, grid[0] * grid[1])
+
+    def _crops(self, protocol: str, picture: Image.Image, pixels: np.ndarray, things: np.ndarray) -> np.ndarray:
+        if not self._wants(protocol, "crop"):
+            return NO_CROPS
         shape = self._shape
         found = [framing.cut_out(picture, box, shape, bool(thing)) for box, thing in zip(pixels, things, strict=True)]
         return np.array(found, np.uint8).reshape(-1, *shape, 3)
 
     def measure(self, vectors: Vectors) -> Found:
         """Each protocol's figures for each feature, and who is taken for whom."""
-        found, classes = Found(), {}
-        for protocol in self.looks:
+        found, classes = Found(left_out=dict(self._lacks)), {}
+        for protocol, features in self._features.items():
             kind = self.source.kinds["instances" if protocol == "fgclip" else "panoptic"]
             write = prompts.imagenet if protocol == "fgclip" else prompts.vild
             if write not in classes:
@@ -161,8 +208,9 @@ class Boxes(Task):
                 found.left_out[protocol] = "no image has a box"
                 continue
             found.notes[protocol] = f"{len(labels)} boxes of {len(np.unique(labels))} of {len(kind.names)} classes"
-            for feature, regions in vectors.looks[protocol].items():
-                part = boxes.score(protocol, regions, classes[write], labels, kind)
+            for feature in features:
+                seen_by = "clipself" if (protocol, feature) == ("fineclip", "crop") else protocol
+                part = boxes.score(protocol, vectors.looks[seen_by][feature], classes[write], labels, kind)
                 found.add(part, f"{protocol}/{feature}/")
         self._compare(found, len(vectors.facts))
         return found
@@ -199,15 +247,15 @@ class BoxesSuite(Suite):
     name = "boxes"
 
     def tasks(self, config) -> dict[str, Task | str]:
-        chosen(config)
+        masks = any(feature.startswith("mask_") for feature in chosen(config))
         root = config.evaluation.data
         return {
-            "coco_boxes": sets.opened(root, _COCO, lambda folder, own: Boxes(_coco(folder), own, config)),
-            "lvis_boxes": sets.opened(root, _LVIS, lambda folder, own: Boxes(_lvis(folder), own, config)),
+            "coco_boxes": sets.opened(root, _COCO, lambda folder, own: Boxes(_coco(folder, masks), own, config)),
+            "lvis_boxes": sets.opened(root, _LVIS, lambda folder, own: Boxes(_lvis(folder, masks), own, config)),
         }
 
 
-def _coco(folder: Path) -> Photos:
+def _coco(folder: Path, masks: bool) -> Photos:
     places = [folder / "annotations", folder]
     files = {kind: _first([place / f"{kind}_val2017.json" for place in places]) for kind in ("panoptic", "instances")}
     pngs = _first([place / "panoptic_val2017" for place in places])
@@ -216,15 +264,15 @@ def _coco(folder: Path) -> Photos:
         raise DataSourceError(
             f"{folder} has neither instances_val2017.json nor panoptic_val2017.json with its PNG files"
         )
-    return Photos(there, sets.images_of(folder, "val2017"), pngs)
+    return Photos(there, sets.images_of(folder, "val2017"), pngs, masks)
 
 
-def _lvis(folder: Path) -> Photos:
+def _lvis(folder: Path, masks: bool) -> Photos:
     places = [folder / "annotations", folder]
     file = _first([place / "lvis_v1_val.json" for place in places])
     if not file:
         raise DataSourceError(f"{folder} has no lvis_v1_val.json")
-    return Photos({"instances": file}, sets.images_of(folder, "val2017").parent)
+    return Photos({"instances": file}, sets.images_of(folder, "val2017").parent, segmented=masks)
 
 
 def _first(paths: list[Path]) -> Path | None:
