@@ -161,13 +161,18 @@ def make_encoder(config, model: clip.CLIP, params, tokenizer: Tokenizer) -> Enco
     )
 
 
-def make_light(config, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False):
-    """The quick look during training, `look(params, step) -> metrics`; None where `config.evaluation.light` is empty.
+def make_light(config, model: clip.CLIP, tokenizer: Tokenizer, should_stop=lambda: False, say=print):
+    """The quick look during training, `look(params, step) -> metrics`; None where there is nothing to look at.
+
+    Args:
+      say: is told in a line of each set of `config.evaluation.light` that is not on disk.
 
     Raises:
       ConfigError, DataSourceError: see `light.tasks`.
     """
-    tasks = light.tasks(config)
+    tasks, skipped = light.tasks(config)
+    for line in skipped:
+        say(line)
 
     def look(params, step: int) -> dict[str, float]:
         found = running.run_tasks(tasks, config, make_encoder(config, model, params, tokenizer), should_stop)

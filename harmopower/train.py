@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
                 loop.say(nothing)
             model = runs.build_model(config, tokenizer)
             evaluate = runs.make_evaluation(config, workdir, model, tokenizer, stop.agreed)
-            look = runs.make_light(config, model, tokenizer, stop.agreed)
+            look = runs.make_light(config, model, tokenizer, stop.agreed, loop.say)
             begin = workdirs.prepare(workdir, config, tokenizer, ALLOW_CHANGES.value)
             return model, pipeline, evaluate, look, begin
 

@@ -46,7 +46,8 @@ def few(monkeypatch):
 
 
 def test_the_first_examples_of_each_task_are_measured(chosen, few, model_and_params, tokenizer):
-    tasks = light.tasks(chosen)
+    tasks, skipped = light.tasks(chosen)
+    assert not skipped
     counts = {name.removeprefix("light/"): len(task.source) for name, task in tasks.items()}
     assert counts == {"imagenet1k": 6, "food101": 6, "mscoco_captions": 9, "test": 12}
     labels = [int(tasks["light/food101"].source[index].label) for index in range(6)]
@@ -61,7 +62,7 @@ def test_the_first_examples_of_each_task_are_measured(chosen, few, model_and_par
 
 
 def test_fewer_prompts_make_the_classes(chosen, few):
-    task, asked = light.tasks(chosen)["light/imagenet1k"], []
+    task, asked = light.tasks(chosen)[0]["light/imagenet1k"], []
     classes = lambda prompts: (asked.extend(prompts), np.eye(7))[1]
     task.measure(Vectors([0, 1], np.eye(7)[:2], np.zeros((0, 7)), None, classes))
     assert [len(texts) for texts in asked] == [2] * 7 and asked[0][1] == "a bad picture of the red"
@@ -78,13 +79,27 @@ def test_a_stop_is_heeded_between_batches(chosen, model_and_params, tokenizer):
     [
         ("zeroshot/imagenet1k", "no 'zeroshot'; did you mean 'zero_shot'"),
         ("zero_shot/imagenet1", "did you mean 'zero_shot/imagenet1k'"),
-        ("zero_shot/dtd", "light zero_shot/dtd: not on disk; get the data set"),
+        ("zero_shot/imagenet1k,records/tests", "did you mean 'records/test'"),
     ],
 )
-def test_what_cannot_be_looked_at_is_refused_at_the_start(chosen, names, words):
+def test_a_misspelt_name_is_refused_at_the_start(chosen, names, words):
     chosen.evaluation.light = names
     with pytest.raises(ConfigError, match=words):
         light.tasks(chosen)
+
+
+def test_what_is_not_on_disk_is_skipped_with_a_line_at_the_start(chosen, few, root, model_and_params, tokenizer):
+    model, params = model_and_params
+    chosen.evaluation.light = "zero_shot/dtd,zero_shot/imagenet1k,records/validation"
+    said = []
+    look = runs.make_light(chosen, model, tokenizer, say=said.append)
+    assert len(said) == 2
+    assert said[0].startswith("config.evaluation.light zero_shot/dtd is skipped: not on disk; get the data set clip-")
+    assert said[0].endswith(f"as {root / 'dtd'}")
+    assert "records/validation is skipped: " in said[1] and "has no split 'validation', only train, test" in said[1]
+    assert {name.split("/")[1] for name in look(params, 7)} == {"imagenet1k"}
+    chosen.evaluation.light, said = "retrieval/flickr30k", []
+    assert runs.make_light(chosen, model, tokenizer, say=said.append) is None and len(said) == 1
 
 
 def test_no_look_unless_one_is_asked_for(config, model_and_params, tokenizer):
