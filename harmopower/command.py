@@ -1,6 +1,8 @@
 """What every command line shares: a user's mistake is one clear line and exit code 2, never a traceback."""
 
 from collections.abc import Callable
+import difflib
+from pathlib import Path
 import re
 import sys
 import traceback
@@ -13,6 +15,7 @@ from harmopower.settings import refusal
 
 HELP_CONFIG = "--help_config"
 _OVERRIDE = re.compile(r"--?(?P<negated>no)?config\.(?P<key>[^=]*)")
+_CONFIG_FILE = re.compile(r"--?config(=|$)")
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -41,6 +44,7 @@ def parsed(values: flags.FlagValues, argv: list[str]) -> list[str]:
     for argument in argv[1:]:
         if override := _OVERRIDE.match(argument):
             configs.check_key(override["key"])
+    _refuse_overrides_of_nothing(values, argv)
     try:
         return values(argv)
     except flags.Error as error:
@@ -51,6 +55,14 @@ def parsed(values: flags.FlagValues, argv: list[str]) -> list[str]:
         raise CommandError(f"--config: {_place(error)}{type(error).__name__}: {error}") from error
 
 
+def _refuse_overrides_of_nothing(values: flags.FlagValues, argv: list[str]) -> None:
+    """Settings without the config file that they change: absl would call each of them an unknown flag."""
+    needs_file = "config" in values and values["config"].using_default_value and values["config"].value is None
+    overridden = any(map(_OVERRIDE.match, argv[1:]))
+    if needs_file and overridden and not any(map(_CONFIG_FILE.match, argv[1:])):
+        raise CommandError("--config is missing; --help shows an example")
+
+
 def _explained(text: str) -> str:
     """absl's line in our words, where it is about a setting or a flag that is missing."""
     missing = re.match(r"flag --(\w+)=None: Flag --\w+ must have a value", text)
@@ -59,6 +71,9 @@ def _explained(text: str) -> str:
     setting = re.match(r"flag --config\.([\w.]+)=(.*?): ", text, re.DOTALL)
     if setting and setting[1] in configs.SETTINGS:
         return refusal(setting[1], setting[2], configs.SETTINGS[setting[1]].legal)
+    unknown = re.match(r"Unknown command line flag '([\w.]+)'", text)
+    if unknown and unknown[1] in configs.SETTINGS:
+        return f"{text.rstrip('.')}; settings are given as --config.{unknown[1]}=value"
     return text
 
 
@@ -79,10 +94,21 @@ def loaded_config(value):
     try:
         value.to_dict()
     except OSError as error:
-        raise CommandError(
-            f"--config: {str(error).partition('Failed loading config file config_config')[2]}"
-        ) from error
+        reason = str(error).partition("Failed loading config file config_config")[2]
+        raise CommandError(_missing_file(reason) or f"--config: {reason}") from error
     return value
+
+
+def _missing_file(reason: str) -> str:
+    """The line for a config file that is not there; empty where it is something else."""
+    missing = re.search(r"No such file or directory: '(.*)'", reason)
+    if not missing:
+        return ""
+    given, there = missing[1], sorted(map(str, Path("configs").glob("*.py")))
+    name = Path(given).name.removesuffix(".py")
+    close = difflib.get_close_matches(name, [Path(path).stem for path in there], n=1)
+    hint = f"; did you mean configs/{close[0]}.py?" if close else f"; there are {', '.join(there)}" if there else ""
+    return f"--config {given} does not exist{hint}"
 
 
 def refuse_arguments(argv: list[str]) -> None:

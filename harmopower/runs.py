@@ -81,6 +81,16 @@ def refuse_missing(config, found: pipeline.Pipeline) -> None:
             )
 
 
+def few_examples(config, examples: int) -> str:
+    """One line for the start of a run whose data do not fill a batch; empty where they do."""
+    if examples >= config.batch_size:
+        return ""
+    return (
+        f"{examples:,} training examples are fewer than config.batch_size {config.batch_size:,}: every batch holds "
+        "some twice, which the losses take for different ones"
+    )
+
+
 def build_model(config, tokenizer: Tokenizer | None) -> clip.CLIP:
     """The model of a config for that tokenizer's ids; None: for CLIP's own, of which only the number matters."""
     if tokenizer is None:

@@ -59,6 +59,8 @@ def main(argv: list[str]) -> int:
             tokenizer, pipeline = runs.open_data(config)
             for line in durations.in_steps(config, pipeline.examples):
                 loop.say(line)
+            if few := runs.few_examples(config, pipeline.examples):
+                loop.say(few)
             if nothing := running.nothing_to_measure(config):
                 loop.say(nothing)
             model = runs.build_model(config, tokenizer)

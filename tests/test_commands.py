@@ -1,6 +1,7 @@
 """The command lines as a user meets them: clear errors with exit code 2, Ctrl-C and resuming, no TensorFlow."""
 
 import json
+from pathlib import Path
 import signal
 import subprocess
 import sys
@@ -117,6 +118,28 @@ def test_a_missing_config_says_so():
     flags.mark_flag_as_required("config", values)
     with pytest.raises(CommandError, match="^--config is missing; --help shows an example$"):
         command.parsed(values, ["train"])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config.model.preset=tiny"], "^--config is missing; --help shows an example$"),
+        (["--config=configs/own"], "^--config configs/own does not exist; did you mean configs/own.py.$"),
+        (["--config", "config/scene.py"], "^--config config/scene.py does not exist; did you mean configs/scenes.py.$"),
+        (["--config=zzz.py"], "^--config zzz.py does not exist; there are configs/cc12m_clip_meanpool_vitb16.py, "),
+        (
+            ["--config=configs/own.py", "--model.preset=tiny"],
+            "'model.preset'; settings are given as --config.model.preset",
+        ),
+    ],
+)
+def test_what_a_newcomer_mistypes(monkeypatch, arguments, words):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    values, argv = flags.FlagValues(), ["train", *arguments]
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    flags.mark_flag_as_required("config", values)
+    with pytest.raises(CommandError, match=words):
+        command.loaded_config(command.parsed(values, argv) and values.config)
 
 
 def test_the_settings_are_listed():

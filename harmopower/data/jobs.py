@@ -151,7 +151,7 @@ def _on_ray(perform: Work, numbers: Iterable[int], address: str) -> Iterator[tup
         import ray  # an extra, and slow to import
         import ray.exceptions
     except ImportError as error:
-        raise JobError("--ray needs Ray; install the extra: pip install 'harmopower[ray]'") from error
+        raise JobError("--ray needs Ray; install the extra: pip install -c constraints.txt -e '.[ray]'") from error
     _refuse_unreachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -182,10 +182,12 @@ def find_directory(directory) -> Path:
         return directory
     if found:
         return max(found, key=_version)
-    what = "has no dataset_info.json" if directory.is_dir() else "does not exist"
+    what = (
+        "has no dataset_info.json" if directory.is_dir() else "is a file" if directory.is_file() else "does not exist"
+    )
     raise DataSourceError(
-        f"no data set at {directory} (the folder {what}); run `python -m tools.prepare scenes --output {directory}` "
-        "or set config.data.source to the folder of a prepared data set"
+        f"no data set at {directory} (it {what}); `python -m tools.prepare FORMAT --output {directory}` makes one "
+        "(FORMAT is scenes, jsonl, ...: --help), or set config.data.source to the folder of one that is prepared"
     )
 
 

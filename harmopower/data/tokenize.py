@@ -204,7 +204,8 @@ def _clip(path: str) -> tokenizers.Tokenizer:
     if not found:
         raise TokenizerError(
             f"config.data.tokenizer clip needs {clip_vocabulary.FILE_NAME}, which the package open_clip_torch carries: "
-            "pip install open_clip_torch, or name the file by config.data.tokenizer=clip:PATH"
+            "pip install --no-deps open_clip_torch (the file alone is read), or name the file by "
+            "config.data.tokenizer=clip:PATH"
         )
     try:
         return clip_vocabulary.build(found)

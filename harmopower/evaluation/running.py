@@ -82,7 +82,8 @@ def nothing_to_measure(config) -> str:
     reasons = [task for task in tasks if isinstance(task, str)]
     if not config.evaluation.suite or len(reasons) < len(tasks):
         return ""
-    return f"config.evaluation.suite {config.evaluation.suite!r} finds nothing to measure: {'; '.join(reasons)}"
+    why = "; ".join(dict.fromkeys(reasons))  # an empty evaluation.data is one reason for forty sets
+    return f"config.evaluation.suite {config.evaluation.suite!r} finds nothing to measure: {why}"
 
 
 def _run_suite(suite: Suite, config, encoder: Encoder, should_stop, kept: Kept) -> Found:

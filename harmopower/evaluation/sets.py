@@ -57,7 +57,7 @@ def find(root: str, published: Published) -> Path | str:
       ConfigError: `sets.json` is no map of names to folders, or names one that is not there.
     """
     if not root:
-        return f"config.evaluation.data is empty; set it (--data) to a folder that holds {published.name}"
+        return "config.evaluation.data is empty; set it (--data) to the folder that holds the sets"
     mapped = mapping(root)
     if published.name in mapped:
         return mapped[published.name]

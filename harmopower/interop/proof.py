@@ -90,7 +90,7 @@ def check(folder: Path, layout, model: CLIP, expected: Answers, seen: Probe) -> 
     needs = "torch" if layout is open_clip else "transformers"
     for package in dict.fromkeys(("torch", needs)):
         if importlib.util.find_spec(package) is None:
-            return f"proof skipped: {package} is not installed (pip install 'harmopower[torch]')"
+            return f"proof skipped: {package} is not installed (pip install -c constraints.txt -e '.[torch]')"
     run = _open_clip if layout is open_clip else _hugging_face
     found, how = run(folder, model, seen)
     embeddings = max(_distance(expected.image, found.image), _distance(expected.text, found.text))

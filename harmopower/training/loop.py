@@ -253,7 +253,7 @@ class Recorder:
         values["model_flops"] = step * self._throughput.step_flops  # since the first step, counted, not measured
         values |= self._throughput.row()
         rate = values["examples_per_second"]
-        left = (self._config.total_steps - step) * self._config.batch_size / rate if rate else 0.0
+        left = (self._config.total_steps - step) * self._config.batch_size / rate if rate else None
         if self._writer:
             self._writer.write(step, values)
         self._progress.update(step, values, left)

@@ -158,12 +158,11 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task("training", total=total_steps, completed=start_step, text="compiling")
 
-    def update(self, step: int, metrics: dict[str, float], seconds_left: float) -> None:
-        """Shows loss, examples a second and the time left."""
-        text = (
-            f"loss {metrics.get('loss/total', math.nan):.4f}  {metrics['examples_per_second']:.0f} examples/s  "
-            f"{_duration(seconds_left)} left"
-        )
+    def update(self, step: int, metrics: dict[str, float], seconds_left: float | None) -> None:
+        """Shows loss, examples a second and the time left; None, after the first step: no rate is known yet."""
+        text = f"loss {metrics.get('loss/total', math.nan):.4f}"
+        if seconds_left is not None:
+            text += f"  {metrics['examples_per_second']:.0f} examples/s  {_duration(seconds_left)} left"
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
         elif self._show:

@@ -76,7 +76,8 @@ def test_jsonl_becomes_records_and_a_tokenizer(folder, capsys):
         ({"caption": "a"}, "field image"),
         ({"image": "absent.png", "caption": "a"}, "absent.png cannot be read"),
         ({"image": "broken.png", "caption": "a"}, "cannot be decoded"),
-        ({"image": "a.png"}, "field caption"),
+        ({"image": "a.png", "captoin": "a"}, "neither caption nor captions, but 'image', 'captoin'"),
+        ({**GOOD, "boxes": [{"box": [3, 2, 9, 7]}]}, "looks like pixels, but --box-format is yxyx, shares"),
         ({"image": "a.png", "caption": 3}, "field caption: it must be text, not 3"),
         ({"image": "a.png", "caption": "a", "captions": ["a"]}, "not both"),
         ({"image": "a.png", "caption": " "}, "captions[0] is empty"),
@@ -87,7 +88,7 @@ def test_jsonl_becomes_records_and_a_tokenizer(folder, capsys):
         ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1]}]}, "field boxes[0].box"),
         (
             {"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 300, 1]}]},
-            "regions[0].box [0.0, 0.0, 300.0, 1.0]",
+            "field boxes[0].box: [0, 0, 300, 1] looks like pixels",
         ),
         ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "span": "a"}]}, "field boxes[0].span"),
         ({"image": "a.png", "caption": "a", "boxes": [{"box": [0, 0, 1, 1], "span": [0, 2]}]}, "0 to 2"),
@@ -107,6 +108,14 @@ def test_only_bad_lines_is_an_error(folder, capsys):
     assert _run(folder, ["{broken", {"image": "a.png"}]) == 2
     assert "none of the 2 samples" in capsys.readouterr().err
     assert not (folder / "out" / "prepared.json").exists()
+
+
+def test_after_a_preparation_that_found_nothing_the_right_one_may_follow(folder, capsys):
+    assert _run(folder, ["{broken"]) == 2
+    (folder / "right.jsonl").write_text(json.dumps(GOOD))
+    right = ["jsonl", "--input", str(folder / "right.jsonl"), "--output", str(folder / "out"), "--vocab-size", "300"]
+    assert prepare.main(right) == 0 and "found no sample; making it anew" in capsys.readouterr().out
+    assert _run(folder, [GOOD]) == 2 and "holds another data set" in capsys.readouterr().err
 
 
 def test_images_are_split_once_and_for_all(folder):
@@ -170,7 +179,11 @@ def test_scenes_with_their_tokenizer(tmp_path, capsys):
         (["scenes", "--output", "{out}", "--train", "0"], "--train is 0; it must be at least 1"),
         (["jsonl", "--output", "{out}", "--input", "/absent.jsonl"], "/absent.jsonl does not exist"),
         (["jsonl", "--output", "{out}", "--input", "{file}", "--test-fraction", "1.5"], "--test-fraction is 1.5"),
-        (["scenes", "--output", "{file}"], "{file}"),
+        (["scenes", "--output", "{file}"], "--output {file} is a file; name a folder"),
+        (
+            ["scenes", "--output", "{out}", "--tokenizer", "clp"],
+            "no tokenizer at clp (--tokenizer is 'clp'); set --tok",
+        ),
         (["scenes", "--output", "{out}", "--vocab-size", "100"], "--vocab-size is 100; it must be at least 259"),
     ],
 )

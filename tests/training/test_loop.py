@@ -182,6 +182,13 @@ def test_the_first_step_is_always_logged(source, tmp_path):
     assert [row["step"] for row in writers.read_metrics(str(tmp_path))] == [1, 4, 6]
 
 
+def test_data_that_do_not_fill_a_batch_are_named(source):
+    config = common.small_config(source)
+    assert runs.few_examples(config, config.batch_size) == ""
+    words = f"{config.batch_size - 1} training examples are fewer than config.batch_size {config.batch_size}: "
+    assert runs.few_examples(config, config.batch_size - 1).startswith(words)
+
+
 def test_an_objective_that_no_record_serves_is_refused_at_the_start(tmp_path):
     """All of so few records are looked at; of many, a sample, and `log.dead_after` judges the rest."""
     example = scenes.make_example("train", 0, image_size=32)

@@ -89,3 +89,11 @@ def test_a_resumed_run_goes_on_with_its_wandb_run(tmp_path, monkeypatch):
         run.finish()
     assert names[0][0] == names[1][0] == (tmp_path / "wandb_id").read_text() and names[1][1] == "allow"
     assert len(list(tmp_path.glob(f"wandb/offline-run-*-{names[0][0]}"))) == 2
+
+
+def test_the_first_line_claims_no_rate(capsys):
+    progress = writers.Progress(4, 0)
+    progress.update(1, {"loss/total": 2.0, "examples_per_second": 0.0}, None)
+    progress.update(2, {"loss/total": 1.5, "examples_per_second": 8.0}, 65)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["step 1/4  loss 2.0000", "step 2/4  loss 1.5000  8 examples/s  1:05 left"]

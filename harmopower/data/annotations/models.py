@@ -47,7 +47,7 @@ def libraries() -> tuple:
         import transformers
     except ImportError as error:
         raise AnnotationError(
-            f"this needs torch and transformers ({error}): pip install 'harmopower[regions]'"
+            f"this needs torch and transformers ({error}): pip install -c constraints.txt -e '.[regions]'"
         ) from error
     transformers.utils.logging.disable_progress_bar()  # the job has its own
     return torch, transformers

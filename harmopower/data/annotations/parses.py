@@ -133,7 +133,7 @@ def load(parser: str):
         import spacy  # an extra, and slow to import
     except ImportError as error:
         raise AnnotationError(
-            f"--parser {parser} needs spaCy; install it: pip install 'harmopower[parse]' && "
+            f"--parser {parser} needs spaCy; install it: pip install -c constraints.txt -e '.[parse]' && "
             f"python -m spacy download {name}"
         ) from error
     try:

@@ -126,8 +126,17 @@ def _check(options: argparse.Namespace) -> None:
         raise CommandError(f"--max-bad is {options.max_bad}; it must be a share between 0 and 1")
     for guard in options.guard:
         guards.read(guard)  # now, not after hours of work
+    if options.output.is_file():
+        raise CommandError(f"--output {options.output} is a file; name a folder")
     if options.tokenizer != "train":
-        tokenize.Tokenizer.load(options.tokenizer, options.output)  # now, not after hours of work
+        _try_tokenizer(options)  # now, not after hours of work
+
+
+def _try_tokenizer(options: argparse.Namespace) -> None:
+    try:
+        tokenize.Tokenizer.load(options.tokenizer, options.output)
+    except tokenize.TokenizerError as error:  # here its key is an option
+        raise CommandError(str(error).replace("config.data.tokenizer", "--tokenizer")) from error
 
 
 def parse_share(text: str | None) -> tuple[int, int]:
@@ -198,11 +207,21 @@ def _refuse_to_replace(options: argparse.Namespace, old: dict | None, new: dict)
             f"{options.output} holds another data set ({changed}); shares run at the same time and cannot replace it: "
             "choose another --output or remove it"
         )
+    if old is not None and _came_to_nothing(options.output, old):
+        return print(f"{options.output} is of a preparation that found no sample; making it anew", flush=True)
     if _is_former(options):
         return print(f"{options.output} was made by a former version of this command; making it anew", flush=True)
     if not options.force and not same:
         raise CommandError(f"{options.output} holds another data set ({changed}); choose another --output, or --force")
     print(f"{options.output} was prepared with {changed}; preparing it again", flush=True)
+
+
+def _came_to_nothing(output: Path, plan: dict) -> bool:
+    """Whether all of that plan was done without one example, as after a wrong `--input`: nothing is lost with it."""
+    folder, count = output / FOLDER, len(plan["tasks"])
+    if (output / "dataset_info.json").exists() or jobs.missing(folder, count):
+        return False
+    return not any(report["examples"] for report in jobs.reports(folder, count))
 
 
 def _is_former(options: argparse.Namespace) -> bool:

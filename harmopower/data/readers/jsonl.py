@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Iterator
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import TypeGuard
@@ -24,6 +25,7 @@ from harmopower.data.readers import boxes, protocol
 from harmopower.data.readers.protocol import BadSample
 
 _FIELDS = {"id", "image", "caption", "captions", "tree", "trees", "boxes", "split"}
+_PIXELS = 2  # a share above this is no rounding error
 _BOX_FIELDS = {"box", "caption", "span", "text", "label"}
 
 
@@ -88,7 +90,8 @@ class Reader(protocol.Reader):
         values = _parse(line)
         captions = _several(values, "caption", "captions")
         if not captions:
-            raise BadSample("missing_key", "field caption: the line has neither caption nor captions", values)
+            text = f"field caption: the line has neither caption nor captions, but {_named(values)}"
+            raise BadSample("missing_key", text, values)
         _refuse_unknown(values, _FIELDS, "")
         split = self._split(values, self.inputs[file][0])
         image = protocol.read_image(self._folder(self.inputs[file][1]), values["image"])
@@ -152,8 +155,14 @@ def _parse(line: bytes) -> dict:
     if not isinstance(values, dict):
         raise BadSample("unreadable", f"not a JSON object: {type(values).__name__}")
     if not isinstance(values.get("image"), str):
-        raise BadSample("missing_key", "field image: the line has no image, a path relative to the file", values)
+        text = f"field image: the line has no image, a path relative to the file, but {_named(values)}"
+        raise BadSample("missing_key", text, values)
     return values
+
+
+def _named(values: dict) -> str:
+    """The fields that a line has, which show how a missing one was misspelled."""
+    return ", ".join(map(repr, list(values)[:10])) or "nothing"
 
 
 def _refuse_unknown(values: dict, known: set[str], where: str) -> None:
@@ -198,6 +207,12 @@ def _region(values, where: str, kind: str, size: tuple[int, int] | None) -> dict
     box = values.get("box")
     if not _are_numbers(box, (int, float), 4):
         raise BadSample("bad_box", f"field {where}.box: it must be 4 numbers ({kind}), not {box!r}")
+    if not kind.endswith("_pixels") and _PIXELS < max(box) < math.inf:
+        raise BadSample(
+            "box_outside",
+            f"field {where}.box: {box} looks like pixels, but --box-format is {kind}, shares of the sides; for pixels "
+            f"give it as {kind}_pixels, or xywh_pixels as in COCO's files",
+        )
     region = {
         "box": boxes.normalise(box, kind, size),
         "caption": -1,

@@ -143,5 +143,8 @@ def test_without_a_parser_one_line_says_how_to_get_it(tmp_path, monkeypatch, cap
     assert "it must be spacy:MODEL" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "spacy", None)
     assert common.run(data, "parses", "--name", "a") == 2
-    assert "pip install 'harmopower[parse]' && python -m spacy download en_core_web_sm" in capsys.readouterr().err
+    assert (
+        "pip install -c constraints.txt -e '.[parse]' && python -m spacy download en_core_web_sm"
+        in capsys.readouterr().err
+    )
     assert not (data / overlays.FOLDER).exists()
