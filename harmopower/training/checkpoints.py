@@ -75,8 +75,12 @@ class Checkpoints:
 
     def metrics(self, step: int) -> dict[str, float]:
         """What the evaluation of the state of `step` found, empty where it was not evaluated."""
-        path = self._directory / str(step) / "metrics" / "metrics"
+        path = self.metrics_file(step)
         return json.loads(path.read_text()) if path.exists() else {}
+
+    def metrics_file(self, step: int) -> epath.Path:
+        """Where Orbax keeps what the evaluation of the state of `step` found."""
+        return self._directory / str(step) / "metrics" / "metrics"
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Reads the whole state of `step` into the shapes and shards of `like`.
@@ -209,6 +213,18 @@ class CheckpointWriter(Checkpoints):
     def close(self) -> None:
         """Waits for the save under way."""
         self._checkpointer.close()
+
+
+def add_metrics(workdir: str, step: int, metrics: dict[str, float]) -> None:
+    """Puts the evaluation of a saved state beside it, where it was made only later.
+
+    For one process, and before a `CheckpointWriter` is opened: that reads all metrics then, to know the best.
+    """
+    folder = Checkpoints(workdir).metrics_file(step).parent
+    folder.mkdir(exist_ok=True)
+    new = folder / "metrics.new"
+    new.write_text(json.dumps(metrics))
+    new.rename(folder / "metrics")  # a whole file or none
 
 
 def _rank(best: str, metrics: dict[str, float]) -> float:

@@ -3,6 +3,7 @@
 1. take the batch of the step, 2. dispatch the update, 3. fetch the metrics of the step *before* (the device is never
 waited for), 4. evaluate where it is due, 5. save where that is due, and always what was just evaluated, so that a
 metric belongs to the state that it was measured on, 6. leave if too many records are bad or a signal asked for it.
+An evaluation that a signal cut short is made when the run goes on, before anything else, also where no step is left.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,12 @@ import numpy as np
 
 from harmopower.data.pipeline import BadDataError
 from harmopower.errors import ConfigError
+from harmopower.parallel import agreement
 from harmopower.parallel import mesh as meshes
 from harmopower.training import accounting, teacher, writers
 from harmopower.training import optimizer as optimizers
 from harmopower.training import state as states
-from harmopower.training.checkpoints import Checkpoints, CheckpointWriter
+from harmopower.training.checkpoints import Checkpoints, CheckpointWriter, add_metrics
 from harmopower.training.signals import LateMaximum, StopSignal
 from harmopower.training.step import make_train_step
 from harmopower.training.watch import Watch
@@ -59,17 +61,51 @@ def train(
     optimizer = optimizers.make_optimizer(config)
     with jax.set_mesh(mesh):
         state = start_state(config, model, optimizer, mesh, Checkpoints(workdir), load_init)
-        if int(state.step) >= config.total_steps:
-            say(f"already at step {int(state.step)} of {config.total_steps}: nothing to train")
+        step = int(state.step)
+        if _evaluation_missing(config, workdir, step):
+            found = _make_up(workdir, state, evaluate)
+            if found:
+                with contextlib.closing(Recorder(config, workdir, step, mesh.devices, pipeline)) as recorder:
+                    recorder.add_evaluation(step, found)
+            elif stop.agreed():
+                say(
+                    f"stopped by {stop.received and stop.received.name} before step {step} was evaluated; rerun the same command to go on"
+                )
+                return stop.exit_code
+        if step >= config.total_steps:
+            say(f"already at step {step} of {config.total_steps}: nothing to train")
             return 0
         _check_best(config, workdir, state, evaluate, stop)
         if begin:
-            begin(int(state.step))
+            begin(step)
         with (
             CheckpointWriter(workdir, config.checkpoint.keep, config.checkpoint.best) as checkpoints,
-            contextlib.closing(Recorder(config, workdir, int(state.step), mesh.devices, pipeline)) as recorder,
+            contextlib.closing(Recorder(config, workdir, step, mesh.devices, pipeline)) as recorder,
         ):
             return _Run(config, model, optimizer, mesh, state, checkpoints, recorder, stop, evaluate, look).go(pipeline)
+
+
+def _evaluation_missing(config, workdir: str, step: int) -> bool:
+    """Whether the evaluation of a saved state is due and not beside it: a stop cut it short."""
+    checkpoints = Checkpoints(workdir)
+    due = bool(config.evaluation.suite) and step in checkpoints.steps() and _is_due(config, step)
+    return due and not checkpoints.metrics(step)
+
+
+def _make_up(workdir: str, state: states.TrainState, evaluate: Callable) -> dict[str, float]:
+    """Evaluates a saved state and keeps what was found beside it, so that it can be the best one."""
+    step = int(state.step)
+    say(f"step {step} is saved without its evaluation, which is made now")
+    found = evaluate(state.params, step)
+    if found:
+        # All processes wait here, since each reads the metrics when it opens the checkpoints.
+        agreement.together(lambda: add_metrics(workdir, step, found) if jax.process_index() == 0 else None)
+    return found
+
+
+def _is_due(config, step: int) -> bool:
+    every = config.evaluation.every_steps
+    return bool(every and step % every == 0) or step == config.total_steps
 
 
 def start_state(config, model, optimizer, mesh, checkpoints: Checkpoints, load_init=None) -> states.TrainState:
@@ -152,8 +188,7 @@ class _Run:
 
     def _evaluate_if_due(self, step: int) -> dict[str, float]:
         """The metrics of the state after `step`; empty where no evaluation is due."""
-        every = self._config.evaluation.every_steps
-        if not (every and step % every == 0) and step != self._config.total_steps:
+        if not _is_due(self._config, step):
             return {}
         self._recorder.flush()
         found = self._evaluate(self._state.params, step)

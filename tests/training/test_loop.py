@@ -155,6 +155,50 @@ def test_what_is_evaluated_is_saved(source, tmp_path):
     assert {row["step"]: row[name] for row in rows if name in row} == {3: 0.3, 6: 0.6}  # a look is no reason to save
 
 
+class CutShort:
+    """An evaluation that a stop cuts short at some steps, once each; `r1` of the others."""
+
+    def __init__(self, stop, *steps):
+        self._stop, self._steps, self.made = stop, list(steps), []
+
+    def __call__(self, params, step):
+        if step in self._steps:
+            self._steps.remove(step)
+            self._stop._handle(15, None)
+            return {}
+        self.made.append(step)
+        return {"r1": 1.0 - step / 10}
+
+
+@pytest.mark.parametrize("last", [4, 6])
+def test_an_evaluation_that_a_stop_cut_short_is_made_when_the_run_goes_on(source, tmp_path, last):
+    config = common.small_config(source, total_steps=last, checkpoint__best="r1", checkpoint__keep=1)
+    config.evaluation.every_steps, config.checkpoint.every_steps = 4, 1
+    stop = StopSignal()
+    assert common.train(config, tmp_path, stop=stop, evaluate=CutShort(stop, 4)) == errors.STOPPED
+    checkpoints = Checkpoints(str(tmp_path))
+    assert checkpoints.steps() == [4] and not checkpoints.metrics(4)
+    stop = StopSignal()  # cut short again: no step is taken, which would leave the evaluation behind
+    assert common.train(config, tmp_path, stop=stop, evaluate=CutShort(stop, 4)) == errors.STOPPED
+    assert checkpoints.steps() == [4] and not checkpoints.metrics(4)
+
+    evaluate = CutShort(None)
+    assert common.train(config, tmp_path, evaluate=evaluate) == 0
+    assert evaluate.made == sorted({4, last})
+    # Of 4 and 6 the first is the better one, so that it stays although one alone is to be kept.
+    assert {step: checkpoints.metrics(step) for step in checkpoints.steps()} == {
+        n: {"r1": 1 - n / 10} for n in {4, last}
+    }
+    rows = writers.read_metrics(str(tmp_path))
+    assert {row["step"]: row["evaluation/r1"] for row in rows if "evaluation/r1" in row} == {
+        n: 1 - n / 10 for n in {4, last}
+    }
+    assert [row["step"] for row in rows if "loss/total" in row] == list(range(1, last + 1))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert common.train(config, tmp_path, evaluate=evaluate) == 0 and evaluate.made == sorted({4, last})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_an_unknown_best_is_refused_before_the_first_step(source, tmp_path):
     config = common.small_config(source, checkpoint__best="retrieval/r2")
     with pytest.raises(ConfigError, match="checkpoint.best 'retrieval/r2' is no metric .* mean 'retrieval/r1'"):
