@@ -68,9 +68,8 @@ def train(
                 with contextlib.closing(Recorder(config, workdir, step, mesh.devices, pipeline)) as recorder:
                     recorder.add_evaluation(step, found)
             elif stop.agreed():
-                say(
-                    f"stopped by {stop.received and stop.received.name} before step {step} was evaluated; rerun the same command to go on"
-                )
+                told = stop.received and stop.received.name
+                say(f"stopped by {told} before step {step} was evaluated; rerun the same command to go on")
                 return stop.exit_code
         if step >= config.total_steps:
             say(f"already at step {step} of {config.total_steps}: nothing to train")
