@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 import sys
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 import numpy as np
 import rich.console
@@ -42,6 +42,7 @@ BATCH = flags.DEFINE_integer("batch", None, "Show the batch of this step of the 
 def main(argv: list[str]) -> None:
     """Looks, and prints or writes what is asked for."""
     command.refuse_arguments(argv)
+    logging.set_verbosity(logging.WARNING)
     config = settings()
     if HTML.value and not Path(HTML.value).absolute().parent.is_dir():
         raise CommandError(f"--html {HTML.value}: the folder {Path(HTML.value).parent} does not exist")

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 
-from absl import flags
+from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
@@ -38,6 +38,7 @@ PARTS = {
 def main(argv: list[str]) -> None:
     """Compiles, counts and prints."""
     command.refuse_arguments(argv)
+    logging.set_verbosity(logging.WARNING)
     config = command.loaded_config(CONFIG.value)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)

@@ -254,6 +254,24 @@ def test_the_line_comes_while_a_task_takes_long_and_no_more_after_the_end(monkey
     assert capsys.readouterr().out == ""
 
 
+def test_training_the_tokenizer_says_that_it_goes_on(folder, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_EVERY_SECONDS", 0.01)
+    train, said = Tokenizer.train, []
+
+    def slow(captions, vocab_size):
+        while not any("training the tokenizer: 0 min" in part for part in said):  # or the test hangs
+            time.sleep(0.01)
+            said.append(capsys.readouterr().err)
+        return train(captions, vocab_size)
+
+    monkeypatch.setattr(Tokenizer, "train", slow)
+    assert _run(folder, [GOOD]) == 0
+    time.sleep(0.03)
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+
+
 def test_values_are_counted_a_line_a_minute(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))

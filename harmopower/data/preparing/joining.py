@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from harmopower.data import files, jobs, records, shards, tokenize
-from harmopower.data.preparing import FOLDER, tasks
+from harmopower.data.preparing import FOLDER, progress, tasks
 from harmopower.data.preparing.plan import Plan
 from harmopower.data.readers import protocol
 from harmopower.errors import CommandError
@@ -41,7 +41,9 @@ def join(directory, plan: Plan, reader: protocol.Reader, finish: Finish) -> dict
     """
     directory = Path(directory)
     folder = directory / FOLDER
-    reports = jobs.reports(folder, len(plan.tasks))
+    jobs.refuse_missing(folder, len(plan.tasks))
+    numbers = progress.tracked(range(len(plan.tasks)), f"{directory}: joining the reports")
+    reports = [files.read_json(jobs.report_path(folder, number)) for number in numbers]
     summary = _summary(plan, reports, reader, finish)
     _refuse_bad(summary, reports, finish.max_bad)
     name = reader.data_set
@@ -115,7 +117,8 @@ def _labels(reports: list[dict]) -> list[str]:
 
 def _write_tokenizer(directory: Path, folder: Path, count: int, finish: Finish) -> None:
     if finish.tokenizer == "train":
-        tokenizer = tokenize.Tokenizer.train(_captions(folder, count), finish.vocab_size)
+        with progress.working(f"{directory}: training the tokenizer"):
+            tokenizer = tokenize.Tokenizer.train(_captions(folder, count), finish.vocab_size)
     else:
         tokenizer = tokenize.Tokenizer.load(finish.tokenizer, directory)
     with files.whole(directory / tokenize.FILE_NAME) as partial:

@@ -1,6 +1,7 @@
 """How far a job is: a bar on a terminal, a line a minute elsewhere."""
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import sys
 import threading
 import time
@@ -27,6 +28,26 @@ def tracked(values: Sequence[_Value], what: str) -> Iterator[_Value]:
             text = f"{what}: {number} of {len(values)}, {rate:.0f} a second, {left:.0f} min left"
             print(text, file=sys.stderr, flush=True)
         yield value
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Says that something goes on which cannot tell how far it is."""
+    if sys.stderr.isatty():
+        with rich.console.Console(stderr=True).status(what):
+            yield
+        return
+    ended, start = threading.Event(), time.monotonic()
+
+    def tell():
+        while not ended.wait(_EVERY_SECONDS):
+            print(f"{what}: {(time.monotonic() - start) / 60:.0f} min", file=sys.stderr, flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 class Progress:
