@@ -53,8 +53,6 @@ class Place:
                 "--region-metrics",
                 "*",
             ]
-        if self.step(run) == run.steps and not self.finished(run):  # a stop cut the last evaluation short
-            return [*_python("harmopower.evaluate"), "--workdir", str(self.folder(run))]
         changes = run.changes | ({"init": starts[0]} if starts else {})
         settings = [f"--config.{key}={_flag(value)}" for key, value in changes.items()]
         train = _python("harmopower.train")
@@ -92,10 +90,8 @@ class Place:
         trained, found = self._trained(run), report_of(self.weights(run))
         training, evaluations = self._history(trained)
         flops = run.steps * training["model_flops"] / training["step"]
-        if run.alpha is not None:
-            evaluations = []
-        if not evaluations or evaluations[-1]["step"] < run.steps:  # made by a command of its own
-            evaluations.append(_evaluation(run.steps, flops, found["metrics"], self._table))
+        if run.alpha is not None:  # measured once, by `tools.interpolate`
+            evaluations = [_evaluation(run.steps, flops, found["metrics"], self._table)]
         source = json.loads((self.folder(trained) / "run.json").read_text())
         return {
             "run": run.name,
