@@ -30,10 +30,7 @@ def get_table():
     return Table(
         config="configs/scenes.py",
         seeds=(0, 1, 2),
-        data={
-            "single": Data({"data.group_size": 1}, prepare="scenes --output runs/data/scenes"),
-            "siblings": Data({"data.group_size": 4}, prepare="scenes --output runs/data/scenes"),
-        },
+        data={"single": Data({"data.group_size": 1}, prepare="scenes --output runs/data/scenes")},
         variants={
             "start": {**OFF, "evaluation.every_steps": 275},
             "gc": tuned(),
