@@ -96,20 +96,22 @@ def whole_batches(pipe: pipeline.Pipeline) -> grain.IterDataset:
 
 def measure_first_batch(options: argparse.Namespace) -> dict:
     """Seconds to the first batch after all workers have started, and MiB in flight when nothing is taken any more."""
-    runs = {form: [] for form in ("whole batches", "slices")}
+    runs = {form: {"seconds": []} for form in ("whole batches", "slices")}
     with (
         photograph_data(options.photographs, (500, 375)) as (source, tokenizer),
         photograph_data(8, (32, 32)) as (quick, _),  # to fill the buffers; a row's size is that of the model's images
     ):
         for _, form in itertools.product(range(options.repeats), runs):
             with _first_batch(source, tokenizer, options, form, options.image_size) as seconds:
-                run = {"seconds": seconds}
+                runs[form]["seconds"].append(seconds)
+        for form in runs:  # once: buffers hold what they hold, and filling them takes minutes
             with _first_batch(quick, tokenizer, options, form, options.image_size):
                 full = _settled_mib()
             with _first_batch(quick, tokenizer, options, form, 8):  # the same processes, without the pixels
-                runs[form].append(run | {"mib_in_flight": full - _settled_mib()})
+                runs[form]["mib_in_flight"] = full - _settled_mib()
     medians = {
-        form: {key: float(np.median([run[key] for run in found])) for key in found[0]} for form, found in runs.items()
+        form: {"seconds": float(np.median(found["seconds"])), "mib_in_flight": found["mib_in_flight"]}
+        for form, found in runs.items()
     }
     old, new = medians.values()
     return {"runs": runs, "medians": medians, "ratios": {key: new[key] / old[key] for key in new}}
@@ -166,8 +168,8 @@ def _own_mib(pid: int) -> float:
 def show_first_batch(result: dict, console: Console):
     table = Table("form", "s to the first batch", "MiB in flight", title="first batch")
     for form, found in result["runs"].items():
-        for run in found:
-            table.add_row(form, f"{run['seconds']:.2f}", f"{run['mib_in_flight']:.0f}")
+        seconds = ", ".join(f"{each:.2f}" for each in found["seconds"])
+        table.add_row(form, seconds, f"{found['mib_in_flight']:.0f}")
     console.print(table)
     console.print(
         "slices over whole batches, medians: " + ", ".join(f"{k} {v:.2f}" for k, v in result["ratios"].items())
