@@ -71,14 +71,17 @@ def refuse_missing(directory, count: int) -> None:
         raise JobError(f"{len(lacking)} of {count} tasks are not done yet ({numbers}); run their shares first")
 
 
-def reports(directory, count: int) -> list[dict]:
+def reports(directory, count: int, through: Callable[[range], Iterable[int]] = iter) -> list[dict]:
     """The reports of all tasks.
+
+    Args:
+      through: gives the numbers back, and may show how many of them have been taken.
 
     Raises:
       JobError: tasks are missing.
     """
     refuse_missing(directory, count)
-    return [files.read_json(report_path(directory, number)) for number in range(count)]
+    return [files.read_json(report_path(directory, number)) for number in through(range(count))]
 
 
 def run(directory, work: Work, count: int, where: Where) -> Iterator[tuple[int, dict]]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
+from harmopower.data import files
 from harmopower.errors import CommandError
 from harmopower.training.state import TrainState
 from harmopower.training.watch import NonFiniteError
@@ -220,11 +221,9 @@ def add_metrics(workdir: str, step: int, metrics: dict[str, float]) -> None:
 
     For one process, and before a `CheckpointWriter` is opened: that reads all metrics then, to know the best.
     """
-    folder = Checkpoints(workdir).metrics_file(step).parent
-    folder.mkdir(exist_ok=True)
-    new = folder / "metrics.new"
-    new.write_text(json.dumps(metrics))
-    new.rename(folder / "metrics")  # a whole file or none
+    path = Checkpoints(workdir).metrics_file(step)
+    path.parent.mkdir(exist_ok=True)
+    files.write_json(path, metrics)
 
 
 def _rank(best: str, metrics: dict[str, float]) -> float:

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Iterator, Mapping
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -41,9 +42,8 @@ def join(directory, plan: Plan, reader: protocol.Reader, finish: Finish) -> dict
     """
     directory = Path(directory)
     folder = directory / FOLDER
-    jobs.refuse_missing(folder, len(plan.tasks))
-    numbers = progress.tracked(range(len(plan.tasks)), f"{directory}: joining the reports")
-    reports = [files.read_json(jobs.report_path(folder, number)) for number in numbers]
+    shown = functools.partial(progress.tracked, what=f"{directory}: joining the reports")
+    reports = jobs.reports(folder, len(plan.tasks), shown)
     summary = _summary(plan, reports, reader, finish)
     _refuse_bad(summary, reports, finish.max_bad)
     name = reader.data_set
