@@ -10,7 +10,6 @@ import secrets
 
 import rich.console
 import rich.progress
-import tensorboardX
 
 
 class MetricWriter:
@@ -30,7 +29,7 @@ class MetricWriter:
         else:  # a kill came between the two
             _rewrite_csv(self._csv_path, self._jsonl_path, self._columns)
         self._open()
-        self._events = tensorboardX.SummaryWriter(workdir, purge_step=start_step + 1) if tensorboard else None
+        self._events = _events(workdir, start_step) if tensorboard else None
         self._wandb = wandb
 
     def _open(self) -> None:
@@ -66,6 +65,12 @@ class MetricWriter:
         for file in (self._jsonl, self._csv, self._events):
             if file:
                 file.close()
+
+
+def _events(workdir: str, start_step: int):
+    import tensorboardX  # it imports torch where it finds it: seconds that only who wants its events should wait
+
+    return tensorboardX.SummaryWriter(workdir, purge_step=start_step + 1)
 
 
 _JSONL_STEP = re.compile(rb'\{"step": (\d+)[,}]')  # the start of a row; the step is its first entry in both files
