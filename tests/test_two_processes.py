@@ -17,7 +17,7 @@ from tests.training import common
 pytestmark = pytest.mark.slow
 
 TOTAL = 30
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # as launch/test.sh compiles
+TWO_DEVICES = f"--xla_force_host_platform_device_count=2 {os.environ.get('XLA_FLAGS', '')}"
 # Warm-up throughout: Adam's full-sized steps blow rounding up to any size.
 CONFIG = f"""
 from tests.training import common
@@ -37,7 +37,7 @@ def config_file(tmp_path_factory):
 
 def start(config_file, workdir, *settings, **environment):
     command = [sys.executable, "-m", "harmopower.train", f"--config={config_file}", f"--workdir={workdir}", *settings]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK} | environment
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
@@ -58,7 +58,7 @@ def finish(*processes):
 
 
 def test_two_processes_are_one_run(config_file, tmp_path):
-    whole = start(config_file, tmp_path / "one", XLA_FLAGS=f"--xla_force_host_platform_device_count=2 {QUICK}")
+    whole = start(config_file, tmp_path / "one", XLA_FLAGS=TWO_DEVICES)
     codes, outputs = finish(whole)
     assert codes == [0], outputs
 

@@ -170,7 +170,7 @@ class CutShort:
         return {"r1": 1.0 - step / 10}
 
 
-@pytest.mark.parametrize("last", [4, 6])
+@pytest.mark.parametrize("last", [pytest.param(4, marks=pytest.mark.slow), 6])
 def test_an_evaluation_that_a_stop_cut_short_is_made_when_the_run_goes_on(source, tmp_path, last):
     config = common.small_config(source, total_steps=last, checkpoint__best="r1", checkpoint__keep=1)
     config.evaluation.every_steps, config.checkpoint.every_steps = 4, 1
