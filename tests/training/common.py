@@ -25,6 +25,9 @@ from harmopower.training import step as steps
 from harmopower.training.signals import StopSignal
 
 
+OFF = {f"objective__{name}__weight": 0.0 for name in ("lexeme_region", "global_region", "powerset")}
+
+
 def prepare(directory, **changes) -> str:
     """A prepared data set of 24 scenes, 32 px, with its tokenizer; the changes are the fields of the first one."""
     examples = [scenes.make_example("train", index, image_size=32) for index in range(24)]
@@ -50,6 +53,11 @@ def small_config(source: str, **settings):
     config.log.tensorboard = False
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
     return config
+
+
+def global_config(source: str, **settings):
+    """The same with the global loss alone, for what no objective changes: its step is traced and compiled in a third."""
+    return small_config(source, **OFF, **settings)
 
 
 def train(config, workdir, mesh=None, stop=None, evaluate=lambda params, step: {}, allow="", look=None) -> int:

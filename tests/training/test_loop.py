@@ -122,7 +122,8 @@ def test_sigmoid_with_crops_and_own_temperature_trains(source, tmp_path):
 
 
 def test_a_non_finite_loss_names_the_term_and_keeps_the_good_checkpoint(source, tmp_path):
-    config = common.small_config(source, total_steps=5)
+    config = common.global_config(source, total_steps=5)
+    config.objective.powerset.weight = 0.2
     common.train(config, tmp_path, stop=StopAfter(2))
     config.objective.powerset.margin = float("inf")
     config.optimizer.max_bad_updates = 1
@@ -132,7 +133,7 @@ def test_a_non_finite_loss_names_the_term_and_keeps_the_good_checkpoint(source, 
 
 
 def test_the_best_checkpoint_is_the_one_that_was_evaluated(source, tmp_path):
-    config = common.small_config(source, checkpoint__every_steps=1, checkpoint__keep=1, checkpoint__best="r1")
+    config = common.global_config(source, checkpoint__every_steps=1, checkpoint__keep=1, checkpoint__best="r1")
     config.evaluation.every_steps = 4  # at 4 and at the end; the saves in between have no metric
     found = {0: 0.0, 4: 0.9, 6: 0.3}
     common.train(config, tmp_path, evaluate=lambda params, step: {"r1": found[step]})
@@ -145,7 +146,7 @@ def test_the_best_checkpoint_is_the_one_that_was_evaluated(source, tmp_path):
 
 
 def test_what_is_evaluated_is_saved(source, tmp_path):
-    config = common.small_config(source, evaluation__every_steps=2, checkpoint__every_steps=100, checkpoint__keep=9)
+    config = common.global_config(source, evaluation__every_steps=2, checkpoint__every_steps=100, checkpoint__keep=9)
     config.evaluation.light_every_steps = 3
     look = lambda params, step: {"light/records/r1": step / 10}
     common.train(config, tmp_path, evaluate=lambda params, step: {"r1": float(step)}, look=look)
@@ -172,7 +173,7 @@ class CutShort:
 
 @pytest.mark.parametrize("last", [pytest.param(4, marks=pytest.mark.slow), 6])
 def test_an_evaluation_that_a_stop_cut_short_is_made_when_the_run_goes_on(source, tmp_path, last):
-    config = common.small_config(source, total_steps=last, checkpoint__best="r1", checkpoint__keep=1)
+    config = common.global_config(source, total_steps=last, checkpoint__best="r1", checkpoint__keep=1)
     config.evaluation.every_steps, config.checkpoint.every_steps = 4, 1
     stop = StopSignal()
     assert common.train(config, tmp_path, stop=stop, evaluate=CutShort(stop, 4)) == errors.STOPPED
@@ -200,7 +201,7 @@ def test_an_evaluation_that_a_stop_cut_short_is_made_when_the_run_goes_on(source
 
 
 def test_an_unknown_best_is_refused_before_the_first_step(source, tmp_path):
-    config = common.small_config(source, checkpoint__best="retrieval/r2")
+    config = common.global_config(source, checkpoint__best="retrieval/r2")
     with pytest.raises(ConfigError, match="checkpoint.best 'retrieval/r2' is no metric .* mean 'retrieval/r1'"):
         common.train(config, tmp_path, evaluate=lambda params, step: {"retrieval/r1": 0.5})
     with pytest.raises(ConfigError, match="there are: none"):
@@ -211,7 +212,7 @@ def test_an_unknown_best_is_refused_before_the_first_step(source, tmp_path):
 def test_too_many_bad_records_save_the_state_and_stop(tmp_path, capsys):
     source = common.prepare(tmp_path / "data", image=b"broken")
     with pytest.raises(BadDataError, match="1 of 24 examples .* config.data.max_bad_fraction 0.01"):
-        common.train(common.small_config(source), tmp_path / "run")
+        common.train(common.global_config(source), tmp_path / "run")
     assert Checkpoints(str(tmp_path / "run")).steps() == [
         4
     ]  # judged after an epoch, whose last metrics come a step late
@@ -222,7 +223,7 @@ def test_too_many_bad_records_save_the_state_and_stop(tmp_path, capsys):
 
 
 def test_the_first_step_is_always_logged(source, tmp_path):
-    common.train(common.small_config(source, log__every_steps=4), tmp_path)
+    common.train(common.global_config(source, log__every_steps=4), tmp_path)
     assert [row["step"] for row in writers.read_metrics(str(tmp_path))] == [1, 4, 6]
 
 
