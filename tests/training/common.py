@@ -24,7 +24,6 @@ from harmopower.training import state as states
 from harmopower.training import step as steps
 from harmopower.training.signals import StopSignal
 
-
 OFF = {f"objective__{name}__weight": 0.0 for name in ("lexeme_region", "global_region", "powerset")}
 
 
@@ -56,7 +55,7 @@ def small_config(source: str, **settings):
 
 
 def global_config(source: str, **settings):
-    """The same with the global loss alone, for what no objective changes: its step is traced and compiled in a third."""
+    """The same with the global loss alone: what no objective changes is tested sooner with it."""
     return small_config(source, **OFF, **settings)
 
 
