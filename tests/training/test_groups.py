@@ -57,6 +57,7 @@ def test_recipes():
     assert trained == last | heads and len(last) == 24
 
 
+@pytest.mark.slow
 def test_a_frozen_scale_and_bias_stay_to_the_bit_also_above_the_clamp():
     """Of a sigmoid model that comes with SigLIP's scale; all else moves, and unfrozen the scale is clamped."""
     kept = np.float32([np.log(117), -12.9])

@@ -75,6 +75,7 @@ def test_a_step_on_rectangles_counts_and_trains_what_they_hold():
     )
 
 
+@pytest.mark.slow
 def test_a_letterboxed_step_has_a_finite_gradient_that_slices_do_not_change():
     config, model, params, batch = letterboxed(model__patch_dropout=0.5, model__pool="mean")
     batch["content"] = np.where(np.arange(16)[:, None] == 3, 0, CONTENT)  # a bad record, which has none

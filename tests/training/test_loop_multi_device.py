@@ -66,10 +66,8 @@ def single(source, tmp_path_factory):
     return ten_steps(source, tmp_path_factory.mktemp("single"))
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [pytest.param((8, 1, 1), marks=pytest.mark.slow), pytest.param((4, 2, 1), marks=pytest.mark.slow), (2, 2, 2)],
-)
+@pytest.mark.slow  # in the quick suite test_finetuning_multi_device takes steps on eight devices, of a smaller model
+@pytest.mark.parametrize("shape", [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
 def test_losses_of_ten_steps_agree_with_one_device(source, single, tmp_path, shape):
     several = ten_steps(source, tmp_path, meshes.make_mesh(*shape))
     assert len(several) == len(single) == 10

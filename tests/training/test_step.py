@@ -115,6 +115,7 @@ def test_a_bad_update_changes_nothing_but_the_step(source):
     common.skip_a_bad_update(source, meshes.make_mesh(devices=jax.devices()[:1]))
 
 
+@pytest.mark.slow
 def test_region_texts_take_turns(source):
     """Loss and gradient are those of a batch in which only the images whose turn it is have texts."""
     config, model, batch = setting(source, data__region_text_every=4)
