@@ -44,6 +44,7 @@ class Pool:
         self._has_row = rows_of.sort_out(rows_of.read(path), runs).current.keys()
         self._total = len(self._pending)
         self._running: dict[str, subprocess.Popen] = {}
+        self._free_cores, self._cores = core_shares(jobs), {}
         self._tries: dict[str, int] = {}
         self._waited_for: set[str] = set()
         self._failed: dict[str, str] = {}
@@ -114,11 +115,13 @@ class Pool:
         with open(log, "a", encoding="utf-8") as file:
             file.write("$ " + " ".join(command) + "\n")
             file.flush()
-            # In a session of its own: Ctrl-C on the terminal reaches us alone, and we pass it on.
-            self._running[run.name] = subprocess.Popen(
-                command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment(self._jobs),
-                start_new_session=True,
-            )  # fmt: skip
+            self._cores[run.name] = self._free_cores.pop()
+            with _kept_to(self._cores[run.name]):
+                # In a session of its own: Ctrl-C on the terminal reaches us alone, and we pass it on.
+                self._running[run.name] = subprocess.Popen(
+                    command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment(self._jobs),
+                    start_new_session=True,
+                )  # fmt: skip
 
     def _reap(self, stopping: bool) -> None:
         for name, process in list(self._running.items()):
@@ -126,6 +129,7 @@ class Pool:
             if code is None:
                 continue
             del self._running[name]
+            self._free_cores.append(self._cores.pop(name))
             self._ended(self._runs[name], code, stopping)
 
     def _ended(self, run: Run, code: int, stopping: bool) -> None:
@@ -159,6 +163,32 @@ class Pool:
             self._pending.remove(run)
         self._failed[run.name] = reason
         self._say(f"{run.name}: FAILED, {reason}")
+
+
+def core_shares(jobs: int) -> list[set[int]]:
+    """The cores that we may use, dealt out to so many runs at once; none is dealt, and a share empty, where they do not
+    go round or the system keeps no process to its cores.
+
+    Two runs that each have a core do more in all than two that share both: neither waits for the other's threads.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if jobs == 1 or len(cores) < jobs:
+        return [set() for _ in range(jobs)]
+    return [set(cores[place::jobs]) for place in range(jobs)]
+
+
+@contextlib.contextmanager
+def _kept_to(cores: set[int]):
+    """What is started meanwhile stays on these cores; on all where none is named."""
+    if not cores:
+        yield
+        return
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
 
 
 def last_line(path: str | os.PathLike) -> str:

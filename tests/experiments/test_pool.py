@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from pathlib import Path
 import signal
 import sys
@@ -22,6 +23,7 @@ folder, seconds, code = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 os.makedirs(folder, exist_ok=True)
 open(os.path.join(folder, "begun"), "a").write(f"{time.time()}\\n")
+open(os.path.join(folder, "cores"), "w").write(json.dumps(sorted(os.sched_getaffinity(0))))
 time.sleep(seconds)
 while not all(map(os.path.exists, sys.argv[4:])):
     time.sleep(0.01)
@@ -95,6 +97,20 @@ def test_so_many_at_once_and_each_after_what_it_needs(table, tmp_path):
     for moments in begun.values():
         assert sum(begun[other][0] <= moments[0] < ended[other] for other in runs) <= 2
     assert lines[-1] == "scenes/half/seed0: done (4 of 4)"
+
+
+def test_runs_at_once_share_out_the_cores(table, tmp_path, monkeypatch):
+    both = ("scenes/clip/seed0", "scenes/powerset/seed0")
+    before, wanted = os.sched_getaffinity(0), [table[1][name] for name in both]
+    if len(before) < 2:
+        pytest.skip("one core cannot be shared out")
+    _, place, _ = run(table, tmp_path, waits=dict.fromkeys(both, both), wanted=wanted)
+    first, second = (set(json.loads((place.folder(each) / "cores").read_text())) for each in wanted)
+    assert first | second == before == os.sched_getaffinity(0) and not first & second
+    _, place, _ = run(table, tmp_path / "alone", jobs=1, wanted=wanted)  # a run that is alone has all of them
+    assert set(json.loads((place.folder(wanted[0]) / "cores").read_text())) == before
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 7})
+    assert pools.core_shares(2) == [{0, 2, 7}, {1, 5}] and pools.core_shares(6) == [set()] * 6
 
 
 def test_a_failed_run_is_named_and_stops_no_other(table, tmp_path):
