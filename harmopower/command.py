@@ -1,5 +1,6 @@
 """What every command line shares: a user's mistake is one clear line and exit code 2, never a traceback."""
 
+import argparse
 from collections.abc import Callable
 import difflib
 from pathlib import Path
@@ -120,3 +121,11 @@ def refuse_arguments(argv: list[str]) -> None:
 def _fail(error: BaseException, exit_code: int) -> None:
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     sys.exit(exit_code)
+
+
+def positive(text: str) -> int:
+    """A flag of argparse that counts something: a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number

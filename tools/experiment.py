@@ -20,6 +20,7 @@ from pathlib import Path
 import subprocess
 import sys
 
+from harmopower import command
 from harmopower import config as configs
 from harmopower import workdir as workdirs
 from harmopower.data import records, sources
@@ -240,12 +241,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", metavar="NAME", help="a table of configs/experiments, or the path of such a file")
     parser.add_argument("--dry-run", action="store_true", help="list what is there and what is missing; run nothing")
     parser.add_argument("--tabulate", action="store_true", help="make tables of the rows that are there; run nothing")
-    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at once (default %(default)s)")
+    parser.add_argument(
+        "--jobs", type=command.positive, default=1, metavar="N", help="runs at once (default %(default)s)"
+    )
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="PATTERN", help="runs whose names fit, such as '*lrc*'"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=(), help="in place of those of the table")
-    parser.add_argument("--steps", type=_positive, default=0, help="in place of total_steps: another, reduced table")
+    parser.add_argument(
+        "--steps", type=command.positive, default=0, help="in place of total_steps: another, reduced table"
+    )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all runs over all others"
     )
@@ -253,13 +258,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", help="file of the rows (default: docs/evidence/NAME.jsonl)")
     parser.add_argument("--workdir", help="folder of the runs' workdirs (default: runs/experiments/NAME)")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
 
 
 if __name__ == "__main__":
