@@ -23,7 +23,7 @@ def get_config():
     config.objective.region_pooling = "overlap"
     config.objective.lexeme_region.weight = 2.0
     config.objective.global_region.weight = 0.5
-    config.objective.powerset.weight = 0.1
+    config.objective.powerset.weight = 0.1  # to show all three: beside LRC and GR it gains nothing (docs/evidence.md)
     config.objective.powerset.warmup_steps = 300  # subsets mean little before regions do
     config.objective.powerset.score_norm = "mean"
     config.optimizer.name = "muon"  # AdamW needs more than twice the steps (docs/benchmarks.md)
