@@ -3,8 +3,9 @@
 Works on any records that tools.prepare makes: an image without boxes gets random regions, a caption without a tree is
 one phrase. Where boxes have texts or spans, switch the region losses on: objective.lexeme_region.weight=0.1 and
 objective.global_region.weight=0.1; beside them the powerset brought nothing on drawn scenes, so set
-objective.powerset.weight=0 (docs/evidence.md). Batch and learning rate are OpenCLIP's for runs of this
-size (our choice).
+objective.powerset.weight=0 (docs/evidence.md).
+
+Batch and learning rate are OpenCLIP's for runs of this size (our choice).
 """
 
 from harmopower.config import get_config as defaults

@@ -124,7 +124,11 @@ def _fail(error: BaseException, exit_code: int) -> None:
 
 
 def positive(text: str) -> int:
-    """A flag of argparse that counts something: a whole number of at least 1."""
+    """The type of a flag of argparse that counts something: a whole number of at least 1.
+
+    Raises:
+      ArgumentTypeError, ValueError: it is none; argparse makes a line of either.
+    """
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")

@@ -9,6 +9,7 @@ single regions. Batches are those of the run's own data that it would have seen 
 """
 
 import argparse
+import itertools
 import sys
 
 import jax
@@ -18,8 +19,9 @@ from harmopower import command, runs
 from harmopower.data import records
 from harmopower.data.scenes.builder import GROUP_SIZE
 from harmopower.data.tokenize import TokenizerError
-from harmopower.errors import UserError
+from harmopower.errors import CommandError, UserError
 from harmopower.objectives.powerset import dense_scores
+from harmopower.objectives.subsets import MAX_EXACT_REGIONS
 from harmopower.parallel import mesh as meshes
 from harmopower.training import step as steps
 
@@ -34,19 +36,34 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code, 2 for errors of the user."""
     options = _parser().parse_args(arguments)
     try:
-        found = {workdir: measure(workdir, options.batches) for workdir in options.workdir}
+        for workdir in options.workdir:  # before minutes go into the first one
+            _check(workdir)
+        for workdir in options.workdir:
+            show(workdir, measure(workdir, options.batches))
     except (UserError, TokenizerError, records.DataSourceError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return getattr(error, "exit_code", 2)
-    show(found)
     return 0
 
 
+def _check(workdir: str) -> None:
+    config, _ = runs.read_workdir(workdir)
+    if config.data.max_boxes > MAX_EXACT_REGIONS:
+        raise CommandError(
+            f"--workdir {workdir} has config.data.max_boxes {config.data.max_boxes}, but exact scores take at most "
+            f"{MAX_EXACT_REGIONS} regions; leave it out"
+        )
+
+
 def measure(workdir: str, batches: int) -> dict[str, tuple[float, float]]:
-    """Of each score: the shares of rows whose own pair is above all siblings', and above all others'."""
+    """Of each score the two shares of `wins`, means over the batches and both ways.
+
+    Raises:
+      UserError: the folder holds no run, its data are gone, or its batches cannot hold whole groups of siblings.
+    """
     config, tokenizer = runs.read_workdir(workdir)
     config.data.group_size = GROUP_SIZE
-    config.objective.powerset.weight = max(config.objective.powerset.weight, 1.0)  # so that its features are gathered
+    config.objective.powerset.weight = 1.0  # any above 0, so that its features are gathered
     mesh = meshes.make_mesh(**config.mesh)
     model = runs.build_model(config, tokenizer)
     _, params = runs.load_params(workdir, model, mesh)
@@ -54,7 +71,7 @@ def measure(workdir: str, batches: int) -> dict[str, tuple[float, float]]:
     encode = jax.jit(lambda batch: steps.encode(model, params, batch, config))
     shares: dict[str, list] = {}
     with jax.set_mesh(mesh):
-        for _, batch in zip(range(batches), pipeline.iterate(config.total_steps), strict=False):
+        for batch in itertools.islice(pipeline.iterate(config.total_steps), batches):
             for name, scores in _scores(encode(batch)).items():
                 shares.setdefault(name, []).extend(wins(np.asarray(way)) for way in (scores, scores.T))
     return {name: tuple(np.mean(found, axis=0)) for name, found in shares.items()}
@@ -70,7 +87,11 @@ def _scores(features) -> dict[str, jax.Array]:
 
 
 def wins(scores: np.ndarray) -> tuple[float, float]:
-    """The shares of rows whose own score `[i, i]` is above all of the row's siblings, and above all others."""
+    """The shares of rows whose own score is above all of the row's siblings, and above all others; a tie is not above.
+
+    Args:
+      scores: `[B, B]`, own pairs on the diagonal; each `GROUP_SIZE` consecutive rows are siblings.
+    """
     rows = np.arange(len(scores))
     group = rows // GROUP_SIZE
     related = group[:, None] == group
@@ -80,12 +101,11 @@ def wins(scores: np.ndarray) -> tuple[float, float]:
     return float((own > hardest(siblings)).mean()), float((own > hardest(~related)).mean())
 
 
-def show(found: dict[str, dict[str, tuple[float, float]]]) -> None:
+def show(workdir: str, shares: dict[str, tuple[float, float]]) -> None:
     """A line a score, below its workdir."""
-    for workdir, shares in found.items():
-        print(f"{workdir}: own pair above its siblings, above all others")
-        for name, (siblings, others) in shares.items():
-            print(f"  {name:24} {siblings:6.1%} {others:6.1%}")
+    print(f"{workdir}: own pair above its siblings, above all others")
+    for name, (siblings, others) in shares.items():
+        print(f"  {name:24} {siblings:6.1%} {others:6.1%}")
 
 
 def _parser() -> argparse.ArgumentParser:

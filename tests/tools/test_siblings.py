@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+from harmopower import runs
+from harmopower import workdir as workdirs
 from tests.training import common
 from tools import siblings
 
@@ -25,5 +27,14 @@ def test_the_command_on_a_run(tmp_path, capsys):
     assert all(name in shown for name in ("global", *siblings.SCORES))
     shares = [float(number) for number in re.findall(r"([\d.]+)%", shown)]
     assert len(shares) == 8 and max(shares) <= 100
-    assert siblings.main(["--workdir", str(tmp_path / "nowhere")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert siblings.main(["--workdir", str(tmp_path / "run"), str(tmp_path / "nowhere")]) == 2
+    shown = capsys.readouterr()
+    assert "holds no run" in shown.err and not shown.out  # all are looked at before one is measured
+
+
+def test_more_regions_than_can_be_scored_exactly_are_refused(tmp_path, capsys):
+    config = common.global_config(common.prepare(tmp_path / "data"), data__max_boxes=16)
+    tokenizer, _ = runs.open_data(config)
+    workdirs.prepare(str(tmp_path / "run"), config, tokenizer, "")(0)
+    assert siblings.main(["--workdir", str(tmp_path / "run")]) == 2
+    assert "max_boxes 16" in capsys.readouterr().err
