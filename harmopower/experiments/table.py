@@ -72,11 +72,13 @@ class Data:
       changes: settings, among them `data.source`.
       prepare: words for `python -m tools.prepare`, which makes the data where they are missing.
       by_hand: in its place, commands for the user, where we do not fetch what is needed.
+      variants: names of those that run on it; empty for all.
     """
 
     changes: Mapping[str, object]
     prepare: str = ""
     by_hand: str = ""
+    variants: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,10 @@ class Table:
         found = self.variants[name]
         return found if isinstance(found, Variant) else Variant(found)
 
+    def variants_on(self, data: str) -> list[str]:
+        """The variants that run on these data, in the table's order."""
+        return [name for name in self.variants if name in (self.data[data].variants or self.variants)]
+
     def patterns(self, measure: str) -> tuple[str, ...]:
         """The patterns of a column."""
         found = self.measures[measure]
@@ -159,7 +165,7 @@ class Table:
         found: dict[str, Run] = {}
         for seed in seeds or self.seeds:
             for data in self.data:
-                for variant in self.variants:
+                for variant in self.variants_on(data):
                     name = run_name(variant, data, seed)
                     found[name] = _named(name, lambda v=variant, d=data, s=seed: self._run(v, d, s, changes, found))
         return found
@@ -210,6 +216,8 @@ def _problems(table: Table):
     for name in table.baselines or ("",):
         if name not in table.variants:
             yield f"baselines: {name!r} is no variant; there are {', '.join(table.variants)}"
+    for data in table.data:
+        yield from _problems_of_data(table, data)
     above: set[str] = set()
     for name in table.variants:
         own = table.variant(name)
@@ -217,6 +225,22 @@ def _problems(table: Table):
         if own.between and (own.changes or own.start or not 0 <= own.between[2] <= 1):
             yield f"{name} lies between two others: it has an alpha from 0 to 1 and no settings of its own"
         above.add(name)
+
+
+def _problems_of_data(table: Table, data: str):
+    on = table.variants_on(data)
+    for name in table.data[data].variants:
+        if name not in table.variants:
+            yield f"data {data!r}: {name!r} is no variant; there are {', '.join(table.variants)}"
+    for name in table.baselines:
+        if name not in on:
+            yield f"data {data!r}: {name!r}, a baseline, must be among their variants"
+    for name in on:
+        yield from (
+            f"data {data!r}: {name} needs {need!r}, which is not among their variants"
+            for need in table.variant(name).needs
+            if need not in on
+        )
 
 
 def _fits(name: str) -> bool:

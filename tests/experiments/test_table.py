@@ -21,6 +21,33 @@ def test_runs_come_seed_by_seed_each_after_what_it_needs(tmp_path):
     assert list(common.load(tmp_path).runs(seeds=(7,))) == ["scenes/clip/seed7", "scenes/powerset/seed7"]
 
 
+def test_data_may_name_the_variants_that_run_on_them(tmp_path):
+    more_data = '}), "drawings": Data({"data.source": "x"}, variants=("half", "clip", "tuned"))},\n        variants'
+    replaced = {"})},\n        variants": more_data, "seeds=(0, 1)": "seeds=(0,)"}
+    runs = common.load(tmp_path, more=TUNED, **replaced).runs()
+    assert [name for name in runs if name.startswith("drawings")] == [
+        f"drawings/{variant}/seed0" for variant in ("clip", "tuned", "half")
+    ]
+    assert len(runs) == 7
+    alone = common.load(tmp_path, more=TUNED).runs()["scenes/clip/seed0"]
+    assert runs["scenes/clip/seed0"].definition == alone.definition
+
+
+@pytest.mark.parametrize(
+    "variants, words",
+    [
+        ('("clip", "lrc")', "data 'scenes': 'lrc' is no variant; there are clip, powerset, tuned, half"),
+        ('("powerset",)', "data 'scenes': 'clip', a baseline, must be among their variants"),
+        ('("clip", "half")', "data 'scenes': half needs 'tuned', which is not among their variants"),
+    ],
+)
+def test_variants_of_data_that_cannot_run_are_refused(tmp_path, variants, words):
+    with pytest.raises(CommandError, match=words):
+        common.load(
+            tmp_path, more=TUNED, **{"})},\n        variants": f"}}, variants={variants})}},\n        variants"}
+        )
+
+
 def test_the_definition_is_what_can_change_a_number(tmp_path):
     def definitions(**how):
         return {name: run.definition for name, run in common.load(tmp_path, more=TUNED, **how).runs().items()}
