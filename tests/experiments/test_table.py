@@ -11,6 +11,11 @@ TUNED = (
 )
 
 
+def on_scenes(variants: str) -> dict[str, str]:
+    """What `common.load` replaces so that the data name the variants that run on them."""
+    return {"})},\n        variants": f"}}, variants={variants})}},\n        variants"}
+
+
 def test_runs_come_seed_by_seed_each_after_what_it_needs(tmp_path):
     runs = common.load(tmp_path, more=TUNED).runs()
     variants = ("clip", "powerset", "tuned", "half")
@@ -31,21 +36,6 @@ def test_data_may_name_the_variants_that_run_on_them(tmp_path):
     assert len(runs) == 7
     alone = common.load(tmp_path, more=TUNED).runs()["scenes/clip/seed0"]
     assert runs["scenes/clip/seed0"].definition == alone.definition
-
-
-@pytest.mark.parametrize(
-    "variants, words",
-    [
-        ('("clip", "lrc")', "data 'scenes': 'lrc' is no variant; there are clip, powerset, tuned, half"),
-        ('("powerset",)', "data 'scenes': 'clip', a baseline, must be among their variants"),
-        ('("clip", "half")', "data 'scenes': half needs 'tuned', which is not among their variants"),
-    ],
-)
-def test_variants_of_data_that_cannot_run_are_refused(tmp_path, variants, words):
-    with pytest.raises(CommandError, match=words):
-        common.load(
-            tmp_path, more=TUNED, **{"})},\n        variants": f"}}, variants={variants})}},\n        variants"}
-        )
 
 
 def test_the_definition_is_what_can_change_a_number(tmp_path):
@@ -98,6 +88,9 @@ def test_a_setting_that_cannot_be_is_refused_with_the_run_that_has_it(tmp_path, 
         ({"seeds=": "sedes="}, "TypeError: .*sedes"),
         ({"def get_table": "def table"}, "has no get_table"),
         ({'"clip": {': '"clip": {**Variant(start="no"), '}, "TypeError"),
+        (on_scenes('("clip", "lrc")'), "data 'scenes': 'lrc' is no variant; there are clip, powerset"),
+        (on_scenes('("powerset",)'), "data 'scenes': 'clip', a baseline, must be among their variants"),
+        ({"more": TUNED} | on_scenes('("clip", "half")'), "half needs 'tuned', which is not among their variants"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(tmp_path, replaced, words):
