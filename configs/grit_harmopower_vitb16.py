@@ -15,5 +15,6 @@ def get_config():
     config.data.max_boxes = 10
     config.data.max_region_texts = 1
     config.objective.powerset.weight = 0.2
+    config.objective.powerset.score_norm = "mean"  # as cc12m_powerclip_vitb16 has it, and why
     config.objective.powerset.warmup_steps = 1000
     return config

@@ -22,6 +22,7 @@ def get_config():
     config.data.regions = "mixed"
     config.data.threads = 8
     config.objective.lexeme_region.weight = 0.0
+    config.objective.powerset.score_norm = "mean"  # as cc12m_powerclip_vitb16 has it, and why
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup_steps = 1000
     config.evaluation.suite = "records"

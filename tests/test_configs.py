@@ -107,6 +107,11 @@ def test_runs_differ_in_what_their_names_say():
         return settings.differences(configs.load(FILES[old]), configs.load(FILES[new]))
 
     assert changes("cc12m_clip_vitb16", "cc12m_clip_meanpool_vitb16") == ["config.model.pool: 'cls' -> 'mean'"]
+    assert changes("cc12m_clip_meanpool_vitb16", "cc12m_powerclip_vitb16") == [
+        "config.data.regions: 'boxes' -> 'random'",
+        "config.objective.powerset.score_norm: 'sum' -> 'mean'",
+        "config.objective.powerset.weight: 0.0 -> 0.2",
+    ]
     assert changes("cc12m_powerclip_vitb16", "cc12m_powerclip_vitb16_boxes") == [
         "config.data.regions: 'random' -> 'boxes'"
     ]
