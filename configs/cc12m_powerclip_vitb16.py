@@ -1,7 +1,7 @@
 """PowerCLIP-R on CC12M: subsets of random regions against the phrases of the parse tree (METHOD sections 6 and 8).
 
-The paper's form but for one thing: a score is divided by its number of regions. On drawn scenes the sum taught nothing
-about boxes (docs/evidence.md); objective.powerset.score_norm=sum has it back.
+The paper's form but for one thing: a score is divided by its number of regions. On drawn scenes the sum collapsed with
+two seeds of three (docs/evidence.md); objective.powerset.score_norm=sum has it back.
 """
 
 from pathlib import Path

@@ -25,7 +25,7 @@ def get_config():
     config.objective.global_region.weight = 0.5
     config.objective.powerset.weight = 0.1  # to show all three: beside LRC and GR it gains nothing (docs/evidence.md)
     config.objective.powerset.warmup_steps = 300  # subsets mean little before regions do
-    config.objective.powerset.score_norm = "mean"  # the paper's sum taught nothing about boxes (docs/evidence.md)
+    config.objective.powerset.score_norm = "mean"  # the paper's sum collapsed (docs/evidence.md)
     config.optimizer.name = "muon"  # AdamW needs more than twice the steps (docs/benchmarks.md)
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 40
