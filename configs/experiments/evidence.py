@@ -31,6 +31,7 @@ FORM = {"weight": 0.2, "method": "nla", "zeta": 0.75, "temperature": 1e-3, "marg
 FORM |= {"negatives": "hardest", "loss": "triplet", "direction": "both", "words": "phrases"}
 POWERSET = OFF | {f"objective.powerset.{name}": value for name, value in FORM.items()}
 MIXED = {"data.regions": "mixed"}
+WEIGHTS = {f"weight_{weight}": {"weight": weight} for weight in (0.05, 0.5)}
 MENDS = {
     "semi_hard": {"negatives": "semi_hard"},
     "top_8": {"negatives": "top_k", "top_k": 8},
@@ -42,7 +43,6 @@ MENDS = {
 # collapses, on emoji it brings nothing, and among forms of nothing there is nothing to tell. What may keep it alive
 # runs with siblings, what the defaults rest on runs on emoji too.
 MAIN = ("clip_mean", "triplet", "lrc", "gr_text", "lrc_gr", "powerset", "exact", "all")
-WEIGHTS = {f"weight_{weight}": {"weight": weight} for weight in (0.05, 0.5)}
 
 
 def powerset(**changes):
