@@ -124,7 +124,8 @@ class Watch:
         alike = len(recent) == limit and abs(gap) <= near and active > COLLAPSED_ACTIVE
         if term.get("negatives") == "semi_hard":  # the nearest below the own pair is near in any large batch
             alike = alike and spread < term.margin
-        if name in self._collapsed and (abs(gap) > 2 * near or active <= COLLAPSED_ACTIVE):
+        # Left only twice as far away: a run whose mean of active lay around its limit said so five times in 300 steps.
+        if abs(gap) > 2 * near or 1 - active > 2 * (1 - COLLAPSED_ACTIVE):
             self._collapsed.discard(name)
         if not alike or name in self._collapsed:
             return

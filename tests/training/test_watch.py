@@ -77,9 +77,11 @@ def test_a_collapsed_term_is_said_once_a_collapse(tmp_path):
     alike = {"powerset/gap": -0.018, "powerset/active": 0.96, "powerset/spread": 0.01}
     above, below = {"powerset/gap": -0.03}, {"powerset/gap": -0.005}  # single steps on both sides of the limit, 0.02
     living = [{"powerset/gap": -0.5}, {"powerset/active": 0.5}]
-    for step, values in enumerate([{}, {}, above, {}, {}, below, above, {}, living[0], {}, {}, {}, living[1]], 1):
+    around = {"powerset/active": 0.9}  # the mean of three, 0.94, is below the limit, 0.95, and not as alive as 0.9
+    rows = [{}, {}, above, {}, {}, below, above, {}, living[0], {}, {}, {}, living[1], {}, {}, {}, around, {}, {}, {}]
+    for step, values in enumerate(rows, 1):
         seen.see(step, SOUND | alike | values)
-    assert [line.partition(":")[0] for line in said] == ["step 6", "step 12"]
+    assert [line.partition(":")[0] for line in said] == ["step 6", "step 12", "step 16"]
     for part in ("powerset has collapsed", "powerset.margin (0.2)", "gap -0.0137", "spread of all scores 0.01"):
         assert part in said[0]
     said.clear()
