@@ -31,7 +31,6 @@ FORM = {"weight": 0.2, "method": "nla", "zeta": 0.75, "temperature": 1e-3, "marg
 FORM |= {"negatives": "hardest", "loss": "triplet", "direction": "both", "words": "phrases"}
 POWERSET = OFF | {f"objective.powerset.{name}": value for name, value in FORM.items()}
 MIXED = {"data.regions": "mixed"}
-WEIGHTS = {f"weight_{weight}": {"weight": weight} for weight in (0.05, 0.5)}
 MENDS = {
     "semi_hard": {"negatives": "semi_hard"},
     "top_8": {"negatives": "top_k", "top_k": 8},
@@ -78,7 +77,7 @@ def get_table():
             "sum": powerset(score_norm="sum"),  # the paper's; the quickstart divides by the number of regions
             "random": {**POWERSET, "data.regions": "random", "data.max_boxes": 10},  # the paper's R
             **{f"mixed_m{count}": {**POWERSET, **MIXED, "data.max_boxes": count} for count in (2, 6, 10)},
-            **{name: powerset(**weight) for name, weight in WEIGHTS.items()},
+            **{f"weight_{weight}": powerset(weight=weight) for weight in (0.05, 0.5)},
             "t1_alone": powerset(direction="tree_to_region"),
             "t2_alone": powerset(direction="region_to_tree"),
             "single_regions": powerset(method="single"),
